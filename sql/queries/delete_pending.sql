@@ -1,0 +1,1 @@
+DELETE FROM jobq._job AS j WHERE j.id = $1 AND j.state = 'p'

@@ -1,0 +1,88 @@
+-- Rows of jobq.check_result. $1 now, $2 preloaded, $3 last tick or NULL, $4 the tick interval in ms, $5 jobq.enabled, $6 is this
+-- the original (not a restored copy), $7 library version, $8 schema version, $9 and $10 checkpoints
+-- by time and by request since the statistics were reset.
+SELECT check_name, status, detail, hint FROM (
+    SELECT 1, 'preload',
+           CASE WHEN $2 THEN 'ok' ELSE 'warn' END,
+           CASE WHEN $2 THEN 'jobq is in shared_preload_libraries' ELSE 'jobq is not in shared_preload_libraries: no background worker runs' END,
+           CASE WHEN NOT $2 THEN 'Add jobq to shared_preload_libraries and restart, or call jobq.tick() from your own scheduler.' END
+    UNION ALL
+    SELECT 2, 'background_worker',
+           CASE WHEN NOT $2 OR NOT $5 THEN 'warn'
+                WHEN $3 IS NULL OR $3 < $1 - greatest(5 * $4, 10000) * interval '1 millisecond' THEN 'error' ELSE 'ok' END,
+           CASE WHEN NOT $5 THEN 'jobq.enabled is off' WHEN $3 IS NULL THEN 'has not ticked in this database since the server started'
+                ELSE 'last tick ' || round(extract(epoch FROM $1 - $3)::numeric, 1) || ' s ago' END,
+           CASE WHEN NOT $5 THEN 'Set jobq.enabled = on and reload.'
+                WHEN $2 AND ($3 IS NULL OR $3 < $1 - greatest(5 * $4, 10000) * interval '1 millisecond')
+                THEN 'Is max_worker_processes reached, or this database missing in jobq.databases? The server log says more.' END
+    UNION ALL
+    SELECT 3, 'restored_copy',
+           CASE WHEN $6 THEN 'ok' ELSE 'warn' END,
+           CASE WHEN $6 THEN 'this is the original database' ELSE 'this database was restored or copied: background duties wait' END,
+           CASE WHEN NOT $6 THEN 'Call jobq.resume_after_restore() if jobs shall run here.' END
+    UNION ALL
+    SELECT 4, 'schema_version',
+           CASE WHEN $7 = $8 THEN 'ok' ELSE 'warn' END,
+           'library ' || $7 || ', schema ' || $8,
+           CASE WHEN $7 <> $8 THEN 'ALTER EXTENSION jobq UPDATE; if that changes nothing, restart the server to load the new library.' END
+    UNION ALL
+    SELECT 5, 'stuck_jobs',
+           CASE WHEN count(*) > 0 THEN 'warn' ELSE 'ok' END,
+           count(*) || ' running jobs with a lease that expired more than 30 s ago',
+           CASE WHEN count(*) > 0 THEN 'The background worker should have rescued them: see background_worker. By hand: jobq.rescue_zombies().' END
+    FROM jobq._job AS j WHERE j.state = 'r' AND j.lease_expires_at < $1 - interval '30 seconds'
+    UNION ALL
+    SELECT 6, 'dead_letters',
+           CASE WHEN count(*) > 0 THEN 'warn' ELSE 'ok' END,
+           count(*) || ' failed jobs',
+           CASE WHEN count(*) > 0 THEN 'Look at jobq.failed_jobs; then jobq.retry_failed(), jobq.delete() or jobq.purge().' END
+    FROM jobq._dead AS d
+    UNION ALL
+    SELECT 7, 'oldest_pending',
+           CASE WHEN min(j.run_at) < $1 - interval '5 minutes' THEN 'warn' ELSE 'ok' END,
+           CASE WHEN min(j.run_at) IS NULL THEN 'no ready job is waiting'
+                ELSE 'the oldest ready job waits for ' || round(extract(epoch FROM $1 - min(greatest(j.run_at, j.enqueued_at)))::numeric, 1) || ' s' END,
+           CASE WHEN min(j.run_at) < $1 - interval '5 minutes' THEN 'Are there enough workers? Is the queue paused? See jobq.queues and jobq.workers.' END
+    FROM jobq._job AS j WHERE j.state = 'p' AND j.run_at <= $1
+    UNION ALL
+    SELECT 8, 'xmin_holders',
+           CASE WHEN count(*) > 0 THEN 'warn' ELSE 'ok' END,
+           count(*) || ' transactions, prepared transactions or replication slots hold back vacuum for more than 5 minutes',
+           CASE WHEN count(*) > 0 THEN 'Dead rows pile up and claims get slower: see xact_start in pg_stat_activity, pg_prepared_xacts and pg_replication_slots.' END
+    FROM (
+        SELECT 1 FROM pg_stat_activity AS a
+        WHERE (a.backend_xmin IS NOT NULL OR a.backend_xid IS NOT NULL) AND a.xact_start < $1 - interval '5 minutes'
+        UNION ALL
+        SELECT 1 FROM pg_prepared_xacts AS p WHERE p.prepared < $1 - interval '5 minutes'
+        UNION ALL
+        SELECT 1 FROM pg_replication_slots AS s WHERE NOT s.active AND (s.xmin IS NOT NULL OR s.catalog_xmin IS NOT NULL)
+    ) AS holder
+    UNION ALL
+    SELECT 9, 'waiting_locks',
+           CASE WHEN count(*) > 0 THEN 'warn' ELSE 'ok' END,
+           count(*) || ' sessions wait for a lock on a table of jobq',
+           CASE WHEN count(*) > 0 THEN 'SELECT pid, pg_blocking_pids(pid), query FROM pg_stat_activity WHERE wait_event_type = ''Lock'' shows who blocks whom.' END
+    FROM pg_locks AS l WHERE NOT l.granted AND l.relation IN (
+        SELECT c.oid FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE n.nspname = 'jobq')
+    UNION ALL
+    SELECT 10, 'vacuum',
+           CASE WHEN t.n_dead_tup > 100000 AND t.n_dead_tup > t.n_live_tup THEN 'warn' ELSE 'ok' END,
+           t.n_dead_tup || ' dead and ' || t.n_live_tup || ' live rows in the job table, last autovacuum '
+               || coalesce(round(extract(epoch FROM $1 - t.last_autovacuum)::numeric) || ' s ago', 'never'),
+           CASE WHEN t.n_dead_tup > 100000 AND t.n_dead_tup > t.n_live_tup
+                THEN 'Is autovacuum on? Does something hold back vacuum (xmin_holders)?' END
+    FROM pg_stat_all_tables AS t WHERE t.relid = 'jobq._job'::regclass
+    UNION ALL
+    SELECT 11, 'checkpoints',
+           CASE WHEN $10 > $9 AND $10 > 10 THEN 'warn' ELSE 'ok' END,
+           $9 || ' checkpoints by time, ' || $10 || ' because max_wal_size was reached or somebody asked',
+           CASE WHEN $10 > $9 AND $10 > 10 THEN 'Raise max_wal_size: after each checkpoint the next writes log whole pages.' END
+    UNION ALL
+    SELECT 12, 'triggers',
+           CASE WHEN count(*) > 0 THEN 'warn' ELSE 'ok' END,
+           count(*) || ' triggers on the tables of jobq',
+           CASE WHEN count(*) > 0 THEN 'They run with the rights of jobq''s owner inside every claim, and claims wait for the disk again. Drop them.' END
+    FROM pg_trigger AS g JOIN pg_class AS c ON c.oid = g.tgrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE n.nspname = 'jobq' AND NOT g.tgisinternal
+) AS checks (place, check_name, status, detail, hint)
+ORDER BY place

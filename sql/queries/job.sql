@@ -1,0 +1,1 @@
+SELECT * FROM jobq.jobs AS j WHERE j.id = $1

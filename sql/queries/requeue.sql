@@ -1,0 +1,24 @@
+-- Makes a running job that this transaction has locked pending again. $2 its lease from now on, $3 when to run (NULL: keep its
+-- place), $4 whether that is ahead, $5 attempts given back, $6 crashes added, $7 error or NULL, $8 now.
+-- HOT unless it moves in time.
+UPDATE jobq._job AS j
+SET state = 'p',
+    bound = false,
+    cancel_requested = false,
+    attempt = j.attempt - $5,
+    crashes = j.crashes + $6,
+    progress = -1,
+    lease = $2,
+    lease_ms = 0,
+    claimed_at = '-infinity',
+    seen_at = '-infinity',
+    lease_expires_at = '-infinity',
+    deadline_at = '-infinity',
+    note = '',
+    worker = '',
+    run_at = coalesce($3, j.run_at),
+    scheduled = CASE WHEN $3 IS NULL THEN j.scheduled ELSE $4 END,
+    errors = CASE WHEN $7 IS NULL THEN j.errors
+                  ELSE CASE WHEN jsonb_array_length(j.errors) >= 20 THEN j.errors - 0 ELSE coalesce(j.errors, '[]') END
+                       || jsonb_build_object('attempt', j.attempt, 'at', $8, 'worker', j.worker, 'error', $7) END
+WHERE j.id = $1 AND j.state = 'r'

@@ -1,0 +1,203 @@
+-- Queue options. Written by operators only, never per job: counters in here would make every claim wait for every other.
+-- The queue "default" has id 0 and no row until somebody alters it (a row inserted here would collide with the dumped one on restore).
+CREATE SEQUENCE jobq._queue_id_seq AS int MINVALUE 1;
+CREATE TABLE jobq._queue (
+    id int NOT NULL PRIMARY KEY,
+    name text NOT NULL,
+    default_priority int NOT NULL DEFAULT 2,
+    max_attempts int NOT NULL DEFAULT 3,
+    lease_ms bigint NOT NULL DEFAULT 300000,
+    timeout_ms bigint NOT NULL DEFAULT 0,               -- 0: none
+    backoff jsonb,                                      -- NULL: the built-in policy
+    max_crashes int NOT NULL DEFAULT 3,
+    retention_ms bigint NOT NULL DEFAULT 604800000,
+    keep_completed boolean NOT NULL DEFAULT true,
+    max_depth bigint NOT NULL DEFAULT 0,                -- 0: none
+    paused boolean NOT NULL DEFAULT false,
+    created_at timestamptz NOT NULL,
+    dropped_at timestamptz,                             -- a tombstone: drop_queue was called, an open transaction may still add jobs
+    CONSTRAINT _queue_default CHECK ((id = 0) = (name = 'default' AND dropped_at IS NULL))
+);
+-- A dropped name may be used again while its tombstone is still there.
+CREATE UNIQUE INDEX _queue_name ON jobq._queue (name) WHERE dropped_at IS NULL;
+
+-- Unfinished jobs. The order of the columns decides how much WAL a claim writes: an UPDATE on the same page logs only what lies
+-- between the common prefix and the common suffix of the two row versions. So: what never changes, then all that a claim changes
+-- in one run (NOT NULL, so that the null bitmap stays the same), then the rest, payload last. A claim logs about 130 bytes.
+-- Fillfactor 45: room for one new version of every row of a page, so that batch claims are HOT too (0.46 of them at 70).
+CREATE TABLE jobq._job (
+    id uuid NOT NULL,
+    enqueued_at timestamptz NOT NULL,
+    run_at timestamptz NOT NULL,
+    timeout_ms bigint NOT NULL,                         -- 0: the queue's, read at each claim
+    queue_id int NOT NULL,
+    priority int NOT NULL,
+    max_attempts int NOT NULL,
+    scheduled boolean NOT NULL,                         -- run_at was ahead when it was written; a claim does not touch it
+    unique_pending boolean NOT NULL,                    -- unique_key is given up at the first claim
+    state "char" NOT NULL DEFAULT 'p',                  -- p pending, r running; finished jobs are not in this table
+    bound boolean NOT NULL DEFAULT false,               -- bind => 'session'
+    cancel_requested boolean NOT NULL DEFAULT false,
+    attempt int NOT NULL DEFAULT 0,
+    crashes int NOT NULL DEFAULT 0,
+    progress double precision NOT NULL DEFAULT -1,      -- -1: never told
+    lease bigint NOT NULL DEFAULT 0,                    -- the newest lease, kept when the job is pending again
+    lease_ms bigint NOT NULL DEFAULT 0,                 -- the length the job was claimed with
+    claimed_at timestamptz NOT NULL DEFAULT '-infinity',
+    seen_at timestamptz NOT NULL DEFAULT '-infinity',   -- last sign of life: claim or heartbeat
+    lease_expires_at timestamptz NOT NULL DEFAULT '-infinity',
+    deadline_at timestamptz NOT NULL DEFAULT '-infinity',  -- -infinity: none
+    note text NOT NULL DEFAULT '',
+    worker text NOT NULL DEFAULT '',
+    unique_key text,
+    spent_key text,                                     -- the unique_key a job with unique_pending gave up
+    headers jsonb,
+    errors jsonb,                                       -- [{"attempt":..,"at":..,"worker":..,"error":..}, ...], the last 20
+    kind text NOT NULL,
+    payload jsonb NOT NULL,
+    CONSTRAINT _job_pkey PRIMARY KEY (id),
+    CONSTRAINT _job_state CHECK (
+        CASE state
+            WHEN 'p' THEN worker = '' AND lease_expires_at = '-infinity' AND claimed_at = '-infinity' AND NOT cancel_requested
+            WHEN 'r' THEN worker <> '' AND lease > 0 AND lease_ms > 0 AND attempt > 0
+                     AND lease_expires_at > '-infinity' AND claimed_at > '-infinity' AND seen_at >= claimed_at
+            ELSE false
+        END),
+    CONSTRAINT _job_attempts CHECK (attempt >= 0 AND attempt <= max_attempts AND crashes >= 0)
+) WITH (
+    fillfactor = 45,
+    -- Every job leaves dead rows behind; vacuum by number, not by share, or a long queue is never vacuumed. No cost delay: a
+    -- slow vacuum of this table is what makes queues collapse.
+    autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000,
+    autovacuum_vacuum_insert_scale_factor = 0.2,
+    autovacuum_analyze_scale_factor = 0.2, autovacuum_analyze_threshold = 5000,
+    autovacuum_vacuum_cost_delay = 0
+);
+
+-- No index here may contain, or name in its predicate, a column that a claim or heartbeat changes: they would stop being HOT.
+CREATE INDEX _job_ready ON jobq._job (queue_id, priority, run_at, id);
+CREATE UNIQUE INDEX _job_unique ON jobq._job (queue_id, unique_key) WHERE unique_key IS NOT NULL;
+CREATE INDEX _job_scheduled ON jobq._job (queue_id, run_at, id) WHERE scheduled;
+
+-- Finished jobs: completed and cancelled ones in a fixed ring of 32 partitions, slot = (day / width) mod 32. The maintainer
+-- empties a partition by TRUNCATE when its newest row is past the longest retention. Nothing is created or attached at run time:
+-- that would queue every completion behind any reader.
+CREATE TABLE jobq._history (
+    id uuid NOT NULL,
+    slot smallint NOT NULL,
+    state "char" NOT NULL,                              -- c completed, x cancelled
+    queue_id int NOT NULL,
+    priority int NOT NULL,
+    attempt int NOT NULL,
+    max_attempts int NOT NULL,
+    crashes int NOT NULL,
+    timeout_ms bigint NOT NULL,
+    enqueued_at timestamptz NOT NULL,
+    run_at timestamptz NOT NULL,
+    claimed_at timestamptz NOT NULL,
+    finished_at timestamptz NOT NULL,
+    lease bigint NOT NULL,                              -- the lease that finished it: how a repeated call is told (JQ002)
+    progress double precision NOT NULL,
+    unique_pending boolean NOT NULL,
+    note text NOT NULL,
+    worker text NOT NULL,
+    kind text NOT NULL,
+    unique_key text,
+    headers jsonb,
+    errors jsonb,
+    result jsonb,
+    payload jsonb NOT NULL,
+    CONSTRAINT _history_pkey PRIMARY KEY (id, slot),
+    CONSTRAINT _history_state CHECK (state IN ('c', 'x') AND finished_at > '-infinity')
+) PARTITION BY LIST (slot);
+
+-- Failed jobs: the dead-letter list. Kept until somebody retries, deletes or purges them.
+CREATE TABLE jobq._dead (
+    LIKE jobq._history INCLUDING DEFAULTS,
+    CONSTRAINT _dead_pkey PRIMARY KEY (id),
+    CONSTRAINT _dead_state CHECK (state = 'f' AND finished_at > '-infinity' AND slot = 0)
+);
+CREATE INDEX _dead_queue ON jobq._dead (queue_id, finished_at);
+
+CREATE TABLE jobq._history_00 PARTITION OF jobq._history FOR VALUES IN (0);
+CREATE TABLE jobq._history_01 PARTITION OF jobq._history FOR VALUES IN (1);
+CREATE TABLE jobq._history_02 PARTITION OF jobq._history FOR VALUES IN (2);
+CREATE TABLE jobq._history_03 PARTITION OF jobq._history FOR VALUES IN (3);
+CREATE TABLE jobq._history_04 PARTITION OF jobq._history FOR VALUES IN (4);
+CREATE TABLE jobq._history_05 PARTITION OF jobq._history FOR VALUES IN (5);
+CREATE TABLE jobq._history_06 PARTITION OF jobq._history FOR VALUES IN (6);
+CREATE TABLE jobq._history_07 PARTITION OF jobq._history FOR VALUES IN (7);
+CREATE TABLE jobq._history_08 PARTITION OF jobq._history FOR VALUES IN (8);
+CREATE TABLE jobq._history_09 PARTITION OF jobq._history FOR VALUES IN (9);
+CREATE TABLE jobq._history_10 PARTITION OF jobq._history FOR VALUES IN (10);
+CREATE TABLE jobq._history_11 PARTITION OF jobq._history FOR VALUES IN (11);
+CREATE TABLE jobq._history_12 PARTITION OF jobq._history FOR VALUES IN (12);
+CREATE TABLE jobq._history_13 PARTITION OF jobq._history FOR VALUES IN (13);
+CREATE TABLE jobq._history_14 PARTITION OF jobq._history FOR VALUES IN (14);
+CREATE TABLE jobq._history_15 PARTITION OF jobq._history FOR VALUES IN (15);
+CREATE TABLE jobq._history_16 PARTITION OF jobq._history FOR VALUES IN (16);
+CREATE TABLE jobq._history_17 PARTITION OF jobq._history FOR VALUES IN (17);
+CREATE TABLE jobq._history_18 PARTITION OF jobq._history FOR VALUES IN (18);
+CREATE TABLE jobq._history_19 PARTITION OF jobq._history FOR VALUES IN (19);
+CREATE TABLE jobq._history_20 PARTITION OF jobq._history FOR VALUES IN (20);
+CREATE TABLE jobq._history_21 PARTITION OF jobq._history FOR VALUES IN (21);
+CREATE TABLE jobq._history_22 PARTITION OF jobq._history FOR VALUES IN (22);
+CREATE TABLE jobq._history_23 PARTITION OF jobq._history FOR VALUES IN (23);
+CREATE TABLE jobq._history_24 PARTITION OF jobq._history FOR VALUES IN (24);
+CREATE TABLE jobq._history_25 PARTITION OF jobq._history FOR VALUES IN (25);
+CREATE TABLE jobq._history_26 PARTITION OF jobq._history FOR VALUES IN (26);
+CREATE TABLE jobq._history_27 PARTITION OF jobq._history FOR VALUES IN (27);
+CREATE TABLE jobq._history_28 PARTITION OF jobq._history FOR VALUES IN (28);
+CREATE TABLE jobq._history_29 PARTITION OF jobq._history FOR VALUES IN (29);
+CREATE TABLE jobq._history_30 PARTITION OF jobq._history FOR VALUES IN (30);
+CREATE TABLE jobq._history_31 PARTITION OF jobq._history FOR VALUES IN (31);
+
+-- Which installation is this? The sequence is dumped, the table is not: after a restore they differ, and the background duties
+-- wait for resume_after_restore(). pg_upgrade carries both. The database's oid tells a copy made with CREATE DATABASE ... TEMPLATE.
+CREATE SEQUENCE jobq._origin AS bigint MINVALUE 1;
+CREATE TABLE jobq._here (
+    only_row boolean NOT NULL PRIMARY KEY DEFAULT true CHECK (only_row),
+    origin bigint NOT NULL,
+    database oid NOT NULL
+);
+INSERT INTO jobq._here (origin, database)
+SELECT setval('jobq._origin', 1 + (('x' || substr(replace(gen_random_uuid()::text, '-', ''), 1, 12))::bit(48)::bigint)), d.oid
+FROM pg_database AS d WHERE d.datname = current_database();
+
+SELECT pg_extension_config_dump('jobq._queue', '');
+SELECT pg_extension_config_dump('jobq._queue_id_seq', '');
+SELECT pg_extension_config_dump('jobq._job', '');
+SELECT pg_extension_config_dump('jobq._dead', '');
+SELECT pg_extension_config_dump('jobq._origin', '');
+SELECT pg_extension_config_dump('jobq._history_00', '');
+SELECT pg_extension_config_dump('jobq._history_01', '');
+SELECT pg_extension_config_dump('jobq._history_02', '');
+SELECT pg_extension_config_dump('jobq._history_03', '');
+SELECT pg_extension_config_dump('jobq._history_04', '');
+SELECT pg_extension_config_dump('jobq._history_05', '');
+SELECT pg_extension_config_dump('jobq._history_06', '');
+SELECT pg_extension_config_dump('jobq._history_07', '');
+SELECT pg_extension_config_dump('jobq._history_08', '');
+SELECT pg_extension_config_dump('jobq._history_09', '');
+SELECT pg_extension_config_dump('jobq._history_10', '');
+SELECT pg_extension_config_dump('jobq._history_11', '');
+SELECT pg_extension_config_dump('jobq._history_12', '');
+SELECT pg_extension_config_dump('jobq._history_13', '');
+SELECT pg_extension_config_dump('jobq._history_14', '');
+SELECT pg_extension_config_dump('jobq._history_15', '');
+SELECT pg_extension_config_dump('jobq._history_16', '');
+SELECT pg_extension_config_dump('jobq._history_17', '');
+SELECT pg_extension_config_dump('jobq._history_18', '');
+SELECT pg_extension_config_dump('jobq._history_19', '');
+SELECT pg_extension_config_dump('jobq._history_20', '');
+SELECT pg_extension_config_dump('jobq._history_21', '');
+SELECT pg_extension_config_dump('jobq._history_22', '');
+SELECT pg_extension_config_dump('jobq._history_23', '');
+SELECT pg_extension_config_dump('jobq._history_24', '');
+SELECT pg_extension_config_dump('jobq._history_25', '');
+SELECT pg_extension_config_dump('jobq._history_26', '');
+SELECT pg_extension_config_dump('jobq._history_27', '');
+SELECT pg_extension_config_dump('jobq._history_28', '');
+SELECT pg_extension_config_dump('jobq._history_29', '');
+SELECT pg_extension_config_dump('jobq._history_30', '');
+SELECT pg_extension_config_dump('jobq._history_31', '');

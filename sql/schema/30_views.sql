@@ -1,0 +1,132 @@
+-- Views read the private tables with their owner's rights; SELECT on them is what grant_access(..., 'reader') gives.
+-- Each branch names one table and no join, so that WHERE id = and ORDER BY id DESC LIMIT go down to the primary keys.
+
+CREATE VIEW jobq.jobs AS
+SELECT
+    j.id,
+    CASE j.queue_id WHEN 0 THEN 'default' ELSE (SELECT q.name FROM jobq._queue AS q WHERE q.id = j.queue_id) END AS queue,
+    j.kind,
+    CASE j.state WHEN 'p' THEN 'pending' ELSE 'running' END AS state,
+    j.priority,
+    j.payload,
+    j.headers,
+    j.attempt,
+    j.max_attempts,
+    j.crashes,
+    j.run_at,
+    j.enqueued_at,
+    nullif(j.claimed_at, '-infinity') AS claimed_at,
+    NULL::timestamptz AS finished_at,
+    nullif(j.lease_expires_at, '-infinity') AS lease_expires_at,
+    nullif(j.deadline_at, '-infinity') AS deadline_at,
+    nullif(j.worker, '') AS worker,
+    nullif(j.progress, -1) AS progress,
+    nullif(j.note, '') AS note,
+    NULL::jsonb AS result,
+    j.errors -> -1 ->> 'error' AS last_error,
+    j.errors AS attempt_errors,
+    coalesce(j.unique_key, j.spent_key) AS unique_key,
+    j.cancel_requested
+FROM jobq._job AS j
+UNION ALL
+SELECT
+    d.id,
+    CASE d.queue_id WHEN 0 THEN 'default' ELSE (SELECT q.name FROM jobq._queue AS q WHERE q.id = d.queue_id) END,
+    d.kind, 'failed', d.priority, d.payload, d.headers, d.attempt, d.max_attempts, d.crashes, d.run_at, d.enqueued_at,
+    nullif(d.claimed_at, '-infinity'), d.finished_at, NULL, NULL, nullif(d.worker, ''), nullif(d.progress, -1), nullif(d.note, ''),
+    NULL, d.errors -> -1 ->> 'error', d.errors, d.unique_key, false
+FROM jobq._dead AS d
+UNION ALL
+SELECT
+    h.id,
+    CASE h.queue_id WHEN 0 THEN 'default' ELSE (SELECT q.name FROM jobq._queue AS q WHERE q.id = h.queue_id) END,
+    h.kind, CASE h.state WHEN 'c' THEN 'completed' ELSE 'cancelled' END,
+    h.priority, h.payload, h.headers, h.attempt, h.max_attempts, h.crashes, h.run_at, h.enqueued_at,
+    nullif(h.claimed_at, '-infinity'), h.finished_at, NULL, NULL, nullif(h.worker, ''), nullif(h.progress, -1), nullif(h.note, ''),
+    h.result, h.errors -> -1 ->> 'error', h.errors, h.unique_key, false
+FROM jobq._history AS h
+-- Past the queue's retention a job is gone, whether or not the maintainer has been here yet.
+WHERE h.finished_at > statement_timestamp()
+      - coalesce((SELECT q.retention_ms FROM jobq._queue AS q WHERE q.id = h.queue_id), 604800000) * interval '1 millisecond';
+COMMENT ON VIEW jobq.jobs IS 'Every job, live or finished. Ids are time-ordered: ORDER BY id DESC is newest first, by index. Filters other than id scan.';
+
+CREATE VIEW jobq.running_jobs AS
+SELECT
+    j.id,
+    CASE j.queue_id WHEN 0 THEN 'default' ELSE (SELECT q.name FROM jobq._queue AS q WHERE q.id = j.queue_id) END AS queue,
+    j.kind, j.priority, j.attempt, j.max_attempts, j.crashes, j.worker, j.claimed_at, j.seen_at AS last_seen_at, j.lease_expires_at,
+    nullif(j.deadline_at, '-infinity') AS deadline_at,
+    nullif(j.progress, -1) AS progress,
+    nullif(j.note, '') AS note,
+    j.cancel_requested
+FROM jobq._job AS j
+WHERE j.state = 'r';
+COMMENT ON VIEW jobq.running_jobs IS 'Jobs that a worker holds now, with the worker''s last sign of life.';
+
+CREATE VIEW jobq.failed_jobs AS
+SELECT
+    d.id,
+    CASE d.queue_id WHEN 0 THEN 'default' ELSE (SELECT q.name FROM jobq._queue AS q WHERE q.id = d.queue_id) END AS queue,
+    d.kind, d.priority, d.payload, d.headers, d.attempt, d.max_attempts, d.crashes, d.enqueued_at, d.finished_at,
+    nullif(d.worker, '') AS worker,
+    d.errors -> -1 ->> 'error' AS last_error,
+    d.errors AS attempt_errors
+FROM jobq._dead AS d;
+COMMENT ON VIEW jobq.failed_jobs IS 'The dead-letter list: jobs that gave up. They stay until retry, retry_failed, delete or purge.';
+
+-- Queue options with "default" filled in while nobody has altered it.
+CREATE VIEW jobq._queue_options AS
+SELECT q.id, q.name, q.default_priority, q.max_attempts, q.lease_ms, q.timeout_ms, q.backoff, q.max_crashes, q.retention_ms,
+       q.keep_completed, q.max_depth, q.paused, q.created_at
+FROM jobq._queue AS q
+WHERE q.dropped_at IS NULL
+UNION ALL
+SELECT 0, 'default', 2, 3, 300000, 0, NULL, 3, 604800000, true, 0, false, NULL
+WHERE NOT EXISTS (SELECT 1 FROM jobq._queue AS q WHERE q.id = 0);
+
+CREATE VIEW jobq.queues AS
+SELECT
+    q.name,
+    q.paused,
+    q.default_priority,
+    q.max_attempts,
+    (q.lease_ms / 1000.0)::double precision AS lease_seconds,
+    (nullif(q.timeout_ms, 0) / 1000.0)::double precision AS timeout_seconds,
+    coalesce(q.backoff, '{"kind": "exponential", "base": "5s", "factor": 2, "max": "1h", "jitter": 0.1}') AS backoff,
+    q.max_crashes,
+    (q.retention_ms / 1000.0)::double precision AS retention_seconds,
+    q.keep_completed,
+    nullif(q.max_depth, 0) AS max_depth,
+    q.created_at,
+    coalesce(live.pending, 0) AS pending,
+    coalesce(live.scheduled, 0) AS scheduled,
+    coalesce(live.running, 0) AS running,
+    coalesce(dead.failed, 0) AS failed
+FROM jobq._queue_options AS q
+LEFT JOIN (
+    SELECT j.queue_id,
+           count(*) FILTER (WHERE j.state = 'p' AND j.run_at <= statement_timestamp()) AS pending,
+           count(*) FILTER (WHERE j.state = 'p' AND j.run_at > statement_timestamp()) AS scheduled,
+           count(*) FILTER (WHERE j.state = 'r') AS running
+    FROM jobq._job AS j GROUP BY j.queue_id
+) AS live ON live.queue_id = q.id
+LEFT JOIN (SELECT d.queue_id, count(*) AS failed FROM jobq._dead AS d GROUP BY d.queue_id) AS dead ON dead.queue_id = q.id;
+COMMENT ON VIEW jobq.queues IS 'Queues with their options and counts. Durations are in seconds; NULL timeout_seconds and max_depth mean none.';
+
+CREATE VIEW jobq.workers AS
+SELECT
+    w.worker AS name,
+    (count(*) FILTER (WHERE w.state = 'r'))::int AS running,
+    max(w.seen_at) AS last_seen_at,
+    count(*) FILTER (WHERE w.state = 'c') AS completed,
+    count(*) FILTER (WHERE w.state = 'f') AS failed
+FROM (
+    SELECT j.worker, j.state, j.seen_at FROM jobq._job AS j WHERE j.state = 'r'
+    UNION ALL
+    SELECT h.worker, h.state, h.finished_at FROM jobq._history AS h WHERE h.state = 'c'
+    UNION ALL
+    SELECT d.worker, d.state, d.finished_at FROM jobq._dead AS d
+) AS w
+WHERE w.worker <> ''
+GROUP BY w.worker;
+COMMENT ON VIEW jobq.workers IS 'Workers that hold a job or finished one that is still kept: running jobs, last sign of life, completed and failed jobs.';

@@ -1,0 +1,4 @@
+-- Nothing for PUBLIC: grant_access gives each role what it needs.
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA jobq FROM PUBLIC;
+
+SELECT jobq._installed();

@@ -1,0 +1,108 @@
+//! claim.
+
+use super::{batch, label};
+use crate::clock::Timestamp;
+use crate::error::Error;
+use crate::pg;
+use crate::pg::call::{Answer, Call, Outcome};
+use crate::pg::datum::Text;
+use crate::pg::switch::{Planner, as_owner};
+use crate::rules::limits::{KINDS_PER_CLAIM, LEASE_MAX_MS, LEASE_MIN_MS, QUEUES_PER_CLAIM};
+use crate::rules::names::{self, DEFAULT_QUEUE};
+use crate::rules::{lease, span::Span};
+use crate::store::enqueue::Claim;
+use crate::{settings, store};
+
+/// After an unclean start claims wait for the disk this long at least: a job that crashes the server must be counted, and a claim
+/// that was lost with the crash is not.
+const WATCHFUL_MS: i64 = 10 * 60 * 1_000;
+
+/// The queues to look at, in the order given.
+fn queue_names(given: Option<&Text>) -> Result<Vec<String>, Error> {
+    let Some(given) = given else { return Ok(vec![DEFAULT_QUEUE.into()]) };
+    let listed: Vec<&str> = given.utf8("queue")?.split(',').collect();
+    if listed.len() > QUEUES_PER_CLAIM {
+        return Err(Error::invalid("queue", format!("name at most {QUEUES_PER_CLAIM} queues")));
+    }
+    listed.into_iter().map(|name| names::queue("queue", name).map(|()| name.to_string())).collect()
+}
+
+pub(super) fn lease_ms(given: Option<Span>) -> Result<Option<i64>, Error> {
+    given.map(|span| span.millis("lease_for", LEASE_MIN_MS, LEASE_MAX_MS)).transpose()
+}
+
+fn kinds(given: Option<Vec<Text>>) -> Result<Option<Vec<Text>>, Error> {
+    let Some(kinds) = given else { return Ok(None) };
+    if kinds.is_empty() || kinds.len() > KINDS_PER_CLAIM {
+        return Err(Error::invalid("kinds", format!("have 1 to {KINDS_PER_CLAIM} elements")));
+    }
+    for kind in &kinds {
+        label(kind, "kinds")?;
+    }
+    Ok(Some(kinds))
+}
+
+fn check_bind(given: Option<&Text>) -> Result<(), Error> {
+    match given.map(|bind| bind.utf8("bind")).transpose()? {
+        None | Some("lease") => Ok(()),
+        Some("session") => Err(Error::NeedsPreload { feature: "bind => 'session'" }),
+        Some(other) => Err(Error::invalid_value("bind", "be 'lease' or 'session'", other.escape_debug())),
+    }
+}
+
+/// May this claim commit without waiting for the disk, if its transaction does nothing else?
+fn may_be_lost(now: Timestamp) -> bool {
+    let watchful_ms = WATCHFUL_MS.max(settings::rescue_grace_ms());
+    settings::async_claim()
+        && pg::shmem::preloaded()
+        && pg::shmem::unclean_start_micros().is_none_or(|start| now.ms_since(Timestamp(start)) > watchful_ms)
+        && pg::xact::alone_so_far()
+}
+
+/// `jobq.claim(queue, batch, worker, lease_for, kinds, bind)`
+pub fn claim(call: &Call) -> Outcome {
+    let queue_argument = call.text(0);
+    let names = queue_names(queue_argument.as_ref())?;
+    let wanted = batch(call.int(1), 1)?;
+    let worker_argument = call.text(2);
+    let worker = match &worker_argument {
+        Some(name) => label(name, "worker")?.to_string(),
+        None => format!("pid-{}", pg::server::backend_pid()),
+    };
+    let lease_ms = lease_ms(call.interval(3))?;
+    let kinds = kinds(call.texts(4, "kinds")?)?;
+    check_bind(call.text(5).as_ref())?;
+
+    let sink = call.rows();
+    let now = Timestamp::now();
+    let may_be_lost = may_be_lost(now);
+    let clock_part = lease::clock_part(now.0);
+    let (claimed, from_clock) = as_owner(Planner::ByIndex, |session| {
+        let queues = names.iter().map(|name| store::queues::by_name(session, name)).collect::<Result<Vec<_>, _>>()?;
+        let (mut left, mut from_clock) = (wanted, true);
+        for queue in queues.iter().filter(|queue| !queue.paused) {
+            let request = Claim {
+                batch: left,
+                now: Timestamp::now(),
+                lease_ms,
+                clock_part,
+                random_part: lease::random_part(pg::server::random_bits()),
+                worker: &worker,
+                kinds: kinds.as_deref(),
+            };
+            let rows = store::enqueue::claim(session, queue, &request)?;
+            from_clock &= (0..rows.count()).all(|row| rows.bigint(row, 2).is_some_and(|lease| lease::from_clock(lease, clock_part)));
+            rows.pass_to(&sink);
+            left = left.saturating_sub(i32::try_from(rows.count()).unwrap_or(i32::MAX));
+            if left <= 0 {
+                break;
+            }
+        }
+        Ok((left < wanted, from_clock))
+    })?;
+    // A lease that is not from the clock could be issued again if this claim were lost.
+    if claimed && from_clock && may_be_lost {
+        pg::xact::commit_without_waiting_if_still_alone();
+    }
+    Ok(Answer::Null)
+}

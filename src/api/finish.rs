@@ -1,0 +1,232 @@
+//! What a lease holder may do: complete, complete_many, fail, release, heartbeat, heartbeat_many.
+
+use super::claim::lease_ms;
+use super::{fits, history_slot, required, result};
+use crate::background::rescue::policy;
+use crate::clock::Timestamp;
+use crate::error::Error;
+use crate::pg;
+use crate::pg::call::{Answer, Call, Outcome};
+use crate::pg::datum::{JsonKind, Jsonb, Text};
+use crate::pg::spi::{Param, Session};
+use crate::pg::switch::{Planner, as_owner};
+use crate::rules::limits::{AHEAD_MAX_MS, BATCH_MAX, ERROR_BYTES, NOTE_CHARS};
+use crate::rules::state::{State, after_failure};
+use crate::store::finish::Requeue;
+use crate::{settings, store};
+use std::cell::Cell;
+use std::collections::{HashMap, HashSet};
+use uuid::Uuid;
+
+/// Why a lease was refused.
+fn refusal(session: &Session, id: Uuid, lease: i64, now: Timestamp) -> Result<Error, Error> {
+    Ok(match store::operate::whereabouts(session, id, now)? {
+        None => Error::NoSuchJob { id },
+        Some(job) if job.state == State::Running => {
+            Error::LeaseLost { id, now: format!("Worker {} holds it now.", job.worker) }
+        }
+        Some(job) if job.lease == lease && lease > 0 => Error::AlreadyFinished { id, state: job.state.to_string() },
+        Some(job) => Error::LeaseLost { id, now: format!("The job is {} now.", job.state) },
+    })
+}
+
+/// `jobq.complete(id, lease, result)`
+pub fn complete(call: &Call) -> Outcome {
+    // Which of the two statements fits depends on the queue; the last job's is tried first, the other one if it finds nothing.
+    thread_local! { static KEEPS: Cell<bool> = const { Cell::new(true) } }
+    let id = required(call.uuid(0), "id")?;
+    let lease = required(call.bigint(1), "lease")?;
+    let result = result(call.jsonb(2))?;
+    let now = Timestamp::now();
+    as_owner(Planner::ByIndex, |session| {
+        for keep in [KEEPS.get(), !KEEPS.get()] {
+            let done = if keep {
+                store::finish::complete_and_keep(session, id, lease, now, result, history_slot(session, now)?)?
+            } else {
+                store::finish::complete_and_forget(session, id, lease)?
+            };
+            if done {
+                KEEPS.set(keep);
+                return Ok(());
+            }
+        }
+        Err(refusal(session, id, lease, now)?)
+    })?;
+    Ok(Answer::Text(State::Completed.word().into()))
+}
+
+/// `ids` and `leases`: as long as each other, no duplicates, at most BATCH_MAX.
+fn pairs(call: &Call) -> Result<(Vec<Uuid>, Vec<i64>), Error> {
+    let ids = required(call.uuids(0, "ids")?, "ids")?;
+    let leases = required(call.bigints(1, "leases")?, "leases")?;
+    if ids.len() != leases.len() {
+        return Err(Error::invalid("leases", "be as many as ids"));
+    }
+    if ids.len() > BATCH_MAX as usize {
+        let (limit, size) = (format!("{BATCH_MAX} elements"), format!("{} elements", ids.len()));
+        return Err(Error::TooLong { argument: "ids", limit, size });
+    }
+    if ids.iter().collect::<HashSet<_>>().len() != ids.len() {
+        return Err(Error::invalid("ids", "not repeat an id"));
+    }
+    Ok((ids, leases))
+}
+
+fn results(document: Option<Jsonb>, count: usize) -> Result<Option<Jsonb>, Error> {
+    let Some(document) = document else { return Ok(None) };
+    if document.kind() != JsonKind::Array || document.len() != count {
+        return Err(Error::invalid("results", "be a JSON array as long as ids"));
+    }
+    fits(document, "results", settings::max_payload_bytes().saturating_mul(count.max(1))).map(Some)
+}
+
+/// True: skip what is stale. False: all or nothing.
+fn skips_stale(given: Option<&Text>) -> Result<bool, Error> {
+    match given.map(|text| text.utf8("on_stale")).transpose()? {
+        None | Some("error") => Ok(false),
+        Some("skip") => Ok(true),
+        Some(other) => Err(Error::invalid_value("on_stale", "be 'error' or 'skip'", other.escape_debug())),
+    }
+}
+
+/// `jobq.complete_many(ids, leases, results, on_stale)`
+pub fn complete_many(call: &Call) -> Outcome {
+    let (ids, leases) = pairs(call)?;
+    let results = results(call.jsonb(2), ids.len())?;
+    let skip = skips_stale(call.text(3).as_ref())?;
+    let sink = call.rows();
+    if ids.is_empty() {
+        return Ok(Answer::Null);
+    }
+    let now = Timestamp::now();
+    let done: HashSet<Uuid> = as_owner(Planner::ByIndex, |session| {
+        let slot = history_slot(session, now)?;
+        let done: HashSet<Uuid> =
+            store::finish::complete_many(session, &ids, &leases, results, now, slot)?.into_iter().collect();
+        match ids.iter().zip(&leases).find(|(id, _)| !done.contains(*id)) {
+            Some((id, lease)) if !skip => Err(refusal(session, *id, *lease, now)?),
+            _ => Ok(done),
+        }
+    })?;
+    for id in ids {
+        sink.put(&[id.into(), done.contains(&id).into()]);
+    }
+    Ok(Answer::Null)
+}
+
+/// The error text as it is kept: at most ERROR_BYTES, with a mark where it was cut.
+fn kept_error(error: Option<&Text>) -> Param {
+    const MARK: &[u8] = b" [cut]";
+    match error {
+        None => Param::from(""),
+        Some(text) if text.bytes().len() <= ERROR_BYTES => Param::from(*text),
+        Some(text) => Param::bytes(&[text.clip(ERROR_BYTES.saturating_sub(MARK.len())), MARK].concat()),
+    }
+}
+
+/// `jobq.fail(id, lease, error, retry_in, retry)`
+pub fn fail(call: &Call) -> Outcome {
+    let id = required(call.uuid(0), "id")?;
+    let lease = required(call.bigint(1), "lease")?;
+    let error_argument = call.text(2);
+    let retry_in_ms = call.interval(3).map(|span| span.millis("retry_in", 0, AHEAD_MAX_MS)).transpose()?;
+    let retry = call.boolean(4).unwrap_or(true);
+    let now = Timestamp::now();
+    let state = as_owner(Planner::ByIndex, |session| {
+        let Some(held) = store::finish::hold(session, id, lease)? else { return Err(refusal(session, id, lease, now)?) };
+        let error = kept_error(error_argument.as_ref());
+        let next = after_failure(held.attempt, held.max_attempts, retry, held.cancel_requested);
+        match next {
+            State::Cancelled => store::finish::archive_cancelled(session, id, lease, error, now, history_slot(session, now)?)?,
+            State::Pending => {
+                let delay_ms = retry_in_ms
+                    .unwrap_or_else(|| policy(held.backoff.as_deref()).delay_ms(held.attempt, pg::server::random_share()));
+                let how = Requeue {
+                    run_at: Some(now.plus_ms(delay_ms)),
+                    scheduled: delay_ms > 0,
+                    attempts_given_back: 0,
+                    crashes_added: 0,
+                };
+                store::finish::requeue(session, id, lease, &how, error, now)?;
+            }
+            _ => store::finish::bury(session, id, lease, 0, error, now)?,
+        }
+        Ok(next)
+    })?;
+    Ok(Answer::Text(state.word().into()))
+}
+
+/// `jobq.release(id, lease, delay)`
+pub fn release(call: &Call) -> Outcome {
+    let id = required(call.uuid(0), "id")?;
+    let lease = required(call.bigint(1), "lease")?;
+    let delay_ms = call.interval(2).map(|span| span.millis("delay", 0, AHEAD_MAX_MS)).transpose()?;
+    let now = Timestamp::now();
+    let state = as_owner(Planner::ByIndex, |session| {
+        let Some(held) = store::finish::hold(session, id, lease)? else { return Err(refusal(session, id, lease, now)?) };
+        if held.cancel_requested {
+            store::finish::archive_cancelled(session, id, lease, Param::NULL, now, history_slot(session, now)?)?;
+            return Ok(State::Cancelled);
+        }
+        let how = Requeue {
+            run_at: delay_ms.map(|ms| now.plus_ms(ms)),
+            scheduled: delay_ms.is_some_and(|ms| ms > 0),
+            attempts_given_back: 1,
+            crashes_added: 0,
+        };
+        store::finish::requeue(session, id, lease, &how, Param::NULL, now)?;
+        Ok(State::Pending)
+    })?;
+    Ok(Answer::Text(state.word().into()))
+}
+
+fn progress(given: Option<f64>) -> Result<Option<f64>, Error> {
+    match given {
+        Some(value) if !(0.0..=100.0).contains(&value) => Err(Error::invalid_value("progress", "be between 0 and 100", value)),
+        other => Ok(other),
+    }
+}
+
+fn note(given: Option<&Text>) -> Result<Param, Error> {
+    match given.map(Text::chars) {
+        Some(chars) if chars > NOTE_CHARS => {
+            Err(Error::TooLong { argument: "note", limit: format!("{NOTE_CHARS} characters"), size: format!("{chars} characters") })
+        }
+        _ => Ok(given.copied().into()),
+    }
+}
+
+/// `jobq.heartbeat(id, lease, lease_for, progress, note)`
+pub fn heartbeat(call: &Call) -> Outcome {
+    let id = required(call.uuid(0), "id")?;
+    let lease = required(call.bigint(1), "lease")?;
+    let lease_ms = lease_ms(call.interval(2))?;
+    let progress = progress(call.double(3))?;
+    let note = note(call.text(4).as_ref())?;
+    let now = Timestamp::now();
+    let cancel_requested = as_owner(Planner::ByIndex, |session| {
+        match store::finish::heartbeat(session, id, lease, now, lease_ms, progress, note)? {
+            Some(cancel_requested) => Ok(cancel_requested),
+            None => Err(refusal(session, id, lease, now)?),
+        }
+    })?;
+    Ok(Answer::Bool(!cancel_requested))
+}
+
+/// `jobq.heartbeat_many(ids, leases, lease_for)`
+pub fn heartbeat_many(call: &Call) -> Outcome {
+    let (ids, leases) = pairs(call)?;
+    let lease_ms = lease_ms(call.interval(2))?;
+    let sink = call.rows();
+    if ids.is_empty() {
+        return Ok(Answer::Null);
+    }
+    let held: HashMap<Uuid, bool> = as_owner(Planner::ByIndex, |session| {
+        Ok(store::finish::heartbeat_many(session, &ids, &leases, Timestamp::now(), lease_ms)?.into_iter().collect())
+    })?;
+    for id in ids {
+        let cancel_requested = held.get(&id);
+        sink.put(&[id.into(), cancel_requested.is_some().into(), cancel_requested.copied().unwrap_or(false).into()]);
+    }
+    Ok(Answer::Null)
+}

@@ -1,0 +1,82 @@
+//! job, stats, diagnose, version: they look and change nothing, and run on a standby.
+
+use super::{queue_name, required};
+use crate::clock::Timestamp;
+use crate::pg;
+use crate::pg::call::{Answer, Call, Outcome};
+use crate::pg::switch::{Planner, as_owner};
+use crate::store::inspect::Facts;
+use crate::{settings, store};
+use std::sync::atomic::Ordering::SeqCst;
+
+const LIBRARY_VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// `jobq.job(id)`
+pub fn job(call: &Call) -> Outcome {
+    let id = required(call.uuid(0), "id")?;
+    let sink = call.rows();
+    as_owner(Planner::ByIndex, |session| {
+        store::inspect::job(session, id)?.pass_to(&sink);
+        Ok(())
+    })?;
+    Ok(Answer::Null)
+}
+
+/// `jobq.stats(queue)`
+pub fn stats(call: &Call) -> Outcome {
+    let queue_argument = call.text(0);
+    let queue = queue_name(&queue_argument, "queue")?;
+    let sink = call.rows();
+    as_owner(Planner::Free, |session| {
+        let queue = queue.map(|name| store::queues::by_name(session, name)).transpose()?;
+        store::inspect::stats(session, queue.map(|queue| queue.id), Timestamp::now())?.pass_to(&sink);
+        Ok(())
+    })?;
+    Ok(Answer::Null)
+}
+
+/// `jobq.diagnose()`
+pub fn diagnose(call: &Call) -> Outcome {
+    let sink = call.rows();
+    let database = pg::server::database_oid();
+    let ticked_at = pg::shmem::maintainer(database).map(|slot| slot.ticked_at.load(SeqCst)).filter(|at| *at != 0);
+    as_owner(Planner::Free, |session| {
+        let (checkpoints_timed, checkpoints_requested) = store::inspect::checkpoints(session)?;
+        let schema_version = store::inspect::extension(session)?.map_or_else(String::new, |(_, version)| version);
+        let facts = Facts {
+            now: Timestamp::now(),
+            preloaded: pg::shmem::preloaded(),
+            ticked_at: ticked_at.map(Timestamp),
+            tick_interval_ms: settings::tick_interval_ms(),
+            enabled: settings::enabled(),
+            original: store::inspect::is_original(session, database)?,
+            library_version: LIBRARY_VERSION,
+            schema_version: &schema_version,
+            checkpoints_timed,
+            checkpoints_requested,
+        };
+        store::inspect::diagnose(session, &facts)?.pass_to(&sink);
+        Ok(())
+    })?;
+    Ok(Answer::Null)
+}
+
+/// `jobq.version()`
+pub fn version(_: &Call) -> Outcome {
+    let schema = as_owner(Planner::ByIndex, |session| {
+        Ok(store::inspect::extension(session)?.map_or_else(String::new, |(_, version)| version))
+    })?;
+    Ok(Answer::Text(format!("library {LIBRARY_VERSION}, schema {schema}").into()))
+}
+
+/// `jobq._installed()`: the last statement of the install script.
+pub fn installed(_: &Call) -> Outcome {
+    if pg::shmem::preloaded() {
+        pg::xact::announce_at_commit();
+    } else {
+        pgrx::notice!(
+            "jobq is not in shared_preload_libraries: the queue works, but nothing rescues the jobs of lost workers by itself. Add it and restart the server, or call jobq.tick() regularly. See jobq.diagnose()."
+        );
+    }
+    Ok(Answer::Bool(pg::shmem::preloaded()))
+}

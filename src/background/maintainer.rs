@@ -1,0 +1,180 @@
+//! The maintainer: one process per database, running the duties.
+
+use super::{KNOWN_SCHEMAS, rescue, retention, tombstones};
+use crate::clock::Timestamp;
+use crate::error::Error;
+use crate::pg::process::{self, Database, bare_transaction, transaction};
+use crate::pg::shmem::{self, Maintainer};
+use crate::pg::spi::Session;
+use crate::pg::switch::Planner;
+use crate::rules::limits::PASS_DEFAULT;
+use crate::{settings, store};
+use pgrx::pg_sys;
+use std::ffi::{CStr, c_int};
+use std::sync::atomic::Ordering::SeqCst;
+
+/// A sleeping maintainer looks at its database this often, whatever jobq.tick_interval says: DROP DATABASE waits 5 s for us.
+const LOOK_MS: i64 = 1_000;
+/// After a pass that took long, the pause before the next one is this many times as long.
+const PAUSE_FACTOR: i64 = 10;
+/// Retention and tombstones need no hurry.
+const SLOW_DUTY_MS: i64 = 60_000;
+/// The pause after an error, doubled for each further one.
+const ERROR_PAUSE_MS: i64 = 1_000;
+const ERROR_PAUSE_MAX_MS: i64 = 60_000;
+
+/// A duty with its own next due time.
+struct Duty {
+    activity: &'static CStr,
+    every_ms: fn() -> i64,
+    run: fn(&Session) -> Result<usize, Error>,
+    /// None: now.
+    due_at: Option<Timestamp>,
+}
+
+impl Duty {
+    fn new(activity: &'static CStr, every_ms: fn() -> i64, run: fn(&Session) -> Result<usize, Error>) -> Duty {
+        Duty { activity, every_ms, run, due_at: None }
+    }
+
+    /// Runs it if it is due. A pass that was full is repeated at once, up to a bound.
+    fn run_if_due(&mut self) -> Result<(), String> {
+        let started = Timestamp::now();
+        // A due time further ahead than the interval means that the clock was set back.
+        if self.due_at.is_some_and(|due| due > started && due.ms_since(started) <= (self.every_ms)().max(ERROR_PAUSE_MAX_MS) * PAUSE_FACTOR) {
+            return Ok(());
+        }
+        let done = transaction(self.activity, Planner::Free, self.run)?;
+        let finished = Timestamp::now();
+        let took_ms = finished.ms_since(started).max(0);
+        let pause_ms = if done >= PASS_DEFAULT as usize { 0 } else { (self.every_ms)().max(took_ms.saturating_mul(PAUSE_FACTOR)) };
+        self.due_at = Some(finished.plus_ms(pause_ms));
+        Ok(())
+    }
+}
+
+fn slow() -> i64 {
+    SLOW_DUTY_MS
+}
+
+fn duties() -> [Duty; 4] {
+    [
+        Duty::new(c"rescue", settings::tick_interval_ms, |session| rescue::run(session, None, true, PASS_DEFAULT)),
+        Duty::new(c"tombstones", slow, tombstones::run),
+        Duty::new(c"retention: partitions", slow, retention::empty_partitions),
+        Duty::new(c"retention: queues", slow, retention::delete_expired),
+    ]
+}
+
+/// What a look at the database finds.
+enum Look {
+    Serve,
+    /// A restored copy: tick, but do nothing.
+    Wait,
+    Leave,
+}
+
+/// Entry point of the process; the argument is the database's oid.
+#[pgrx::pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn jobq_maintainer_main(argument: pg_sys::Datum) {
+    let database = pg_sys::Oid::from(argument.value() as u32);
+    process::listen_to_signals();
+    process::connect(database);
+    process::at_exit(clean_up);
+    match serve(database) {
+        Ok(()) => process::exit(0),
+        Err(message) => {
+            pgrx::log!("jobq maintainer stops: {message}");
+            process::exit(1)
+        }
+    }
+}
+
+extern "C-unwind" fn clean_up(_: c_int, _: pg_sys::Datum) {
+    shmem::maintainer_exits();
+}
+
+/// Serves the database until it should not; every error inside a duty is survived.
+fn serve(database: pg_sys::Oid) -> Result<(), String> {
+    let Some(extension) = extension()? else { return Ok(()) };
+    if !KNOWN_SCHEMAS.contains(&extension.1.as_str()) {
+        pgrx::log!(
+            "jobq maintainer stands down: the schema is version {}, this library knows {}. ALTER EXTENSION jobq UPDATE, or restart the server if the library was replaced",
+            extension.1,
+            KNOWN_SCHEMAS.join(", ")
+        );
+        return Ok(());
+    }
+    // Another one that is still there goes on alone.
+    let Some(slot) = shmem::become_maintainer(database) else { return Ok(()) };
+    let mut duties = duties();
+    let mut error_pause_ms = 0;
+    loop {
+        let outcome = look(database, extension.0).and_then(|look| match look {
+            Look::Serve => duties.iter_mut().try_for_each(Duty::run_if_due).map(|()| true),
+            Look::Wait => Ok(true),
+            Look::Leave => Ok(false),
+        });
+        match outcome {
+            Ok(false) => return Ok(()),
+            Ok(true) => {
+                ticked(slot);
+                error_pause_ms = 0;
+                process::wait(settings::tick_interval_ms().min(LOOK_MS));
+            }
+            Err(message) => {
+                error_pause_ms = (error_pause_ms * 2).clamp(ERROR_PAUSE_MS, ERROR_PAUSE_MAX_MS);
+                pgrx::log!("jobq maintainer: {message}; next try in {} s", error_pause_ms / 1_000);
+                rest(database, error_pause_ms);
+            }
+        }
+    }
+}
+
+/// Waits out an error in short steps, so that DROP DATABASE is not kept waiting.
+fn rest(database: pg_sys::Oid, pause_ms: i64) {
+    let mut left_ms = pause_ms;
+    while left_ms > 0 {
+        process::wait(left_ms.min(LOOK_MS));
+        left_ms -= LOOK_MS;
+        if !matches!(bare_transaction(c"look", || process::database_is_free(database)), Ok(true)) {
+            return;
+        }
+    }
+}
+
+fn ticked(slot: &Maintainer) {
+    slot.ticked_at.store(Timestamp::now().0, SeqCst);
+}
+
+fn extension() -> Result<Option<(pg_sys::Oid, String)>, String> {
+    match bare_transaction(c"look", process::extension)? {
+        Some(oid) => transaction(c"look", Planner::Free, store::inspect::extension).map(|found| found.filter(|found| found.0 == oid)),
+        None => Ok(None),
+    }
+}
+
+/// Is the database still ours to serve? Asked before each tick: the extension may have been dropped, or made anew.
+fn look(database: pg_sys::Oid, extension: pg_sys::Oid) -> Result<Look, String> {
+    let (free, installed) = bare_transaction(c"look", || (process::database_is_free(database), process::extension()))?;
+    if !free || installed != Some(extension) || !settings::enabled() {
+        return Ok(Look::Leave);
+    }
+    let original = transaction(c"look", Planner::Free, super::is_original)?;
+    Ok(if original { Look::Serve } else { Look::Wait })
+}
+
+/// All duties once, for jobq.tick(): how many jobs were rescued, timed out or cancelled as late arrivals.
+pub fn run_once(session: &Session) -> Result<usize, Error> {
+    let rescued = rescue::run(session, None, true, PASS_DEFAULT)?;
+    let late = tombstones::run(session)?;
+    retention::empty_partitions(session)?;
+    retention::delete_expired(session)?;
+    Ok(rescued.saturating_add(late))
+}
+
+/// Does the launcher have to start one here?
+pub fn runs_in(database: &Database) -> bool {
+    shmem::maintainer(database.oid).is_some_and(|slot| slot.pid.load(SeqCst) != 0)
+}

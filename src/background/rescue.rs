@@ -1,0 +1,90 @@
+//! The duty that takes jobs from lost workers and ends overdue attempts. Also behind `jobq.rescue_zombies`.
+
+use crate::clock::Timestamp;
+use crate::error::Error;
+use crate::pg::spi::{Param, Session};
+use crate::rules::backoff::Backoff;
+use crate::rules::state::{Rescue, State, after_crash, after_failure};
+use crate::rules::{lease, ring};
+use crate::store::finish::Requeue;
+use crate::store::maintenance::{Search, Zombie};
+use crate::{pg, settings, store};
+
+/// Rescues and times out up to `batch` jobs: how many. `older_than_ms`: also jobs without a sign of life for that long.
+pub fn run(session: &Session, older_than_ms: Option<i64>, deadlines: bool, batch: i32) -> Result<usize, Error> {
+    // The clocks are compared before a lease is judged by the wall clock.
+    let grace_from = Timestamp(pg::shmem::grace_from_micros());
+    let now = Timestamp::now();
+    let search = Search {
+        now,
+        grace_from,
+        grace_ms: settings::rescue_grace_ms(),
+        not_seen_since: older_than_ms.map(|ms| now.minus_ms(ms)),
+        deadlines,
+        batch,
+    };
+    let found = store::maintenance::zombies(session, &search)?;
+    if found.is_empty() {
+        return Ok(0);
+    }
+    let slot = ring::slot(now.0, ring::width_days(store::queues::longest_retention_ms(session)?));
+    for zombie in &found {
+        end(session, zombie, now, slot)?;
+        pg::server::check_for_interrupts();
+    }
+    Ok(found.len())
+}
+
+fn end(session: &Session, zombie: &Zombie, now: Timestamp, slot: i16) -> Result<(), Error> {
+    // A lease of its own, given to nobody: the old holder's no longer matches, whatever becomes of the job.
+    let fence = lease::next(zombie.lease, lease::clock_part(now.0), lease::random_part(pg::server::random_bits()));
+    if zombie.lost { end_lost(session, zombie, fence, now, slot) } else { end_overdue(session, zombie, fence, now, slot) }
+}
+
+fn end_lost(session: &Session, zombie: &Zombie, fence: i64, now: Timestamp, slot: i16) -> Result<(), Error> {
+    let crashes = zombie.crashes.saturating_add(1);
+    let silent_s = now.ms_since(zombie.seen_at) / 1_000;
+    let lost = format!("worker {} was lost: last seen {silent_s} s before", zombie.worker);
+    match after_crash(zombie.attempt, zombie.max_attempts, crashes, zombie.max_crashes, zombie.cancel_requested) {
+        Rescue::Again => {
+            let how = Requeue { run_at: None, scheduled: false, attempts_given_back: 0, crashes_added: 1 };
+            store::finish::requeue(session, zombie.id, fence, &how, Param::from(lost.as_str()), now)
+        }
+        Rescue::Cancelled => {
+            store::finish::archive_cancelled(session, zombie.id, fence, Param::from(lost.as_str()), now, slot)
+        }
+        Rescue::AttemptsSpent => {
+            let error = format!("{lost}; no attempt is left");
+            store::finish::bury(session, zombie.id, fence, 1, Param::from(error.as_str()), now)
+        }
+        Rescue::Poison => {
+            let error = format!("{lost}; poison: {crashes} workers were lost with this job");
+            store::finish::bury(session, zombie.id, fence, 1, Param::from(error.as_str()), now)
+        }
+    }
+}
+
+/// Past its deadline an attempt ends as if it had failed.
+fn end_overdue(session: &Session, zombie: &Zombie, fence: i64, now: Timestamp, slot: i16) -> Result<(), Error> {
+    let error = Param::from("timed out");
+    match after_failure(zombie.attempt, zombie.max_attempts, true, zombie.cancel_requested) {
+        State::Cancelled => store::finish::archive_cancelled(session, zombie.id, fence, error, now, slot),
+        State::Pending => {
+            let delay_ms = policy(zombie.backoff.as_deref()).delay_ms(zombie.attempt, pg::server::random_share());
+            let how = Requeue {
+                run_at: Some(now.plus_ms(delay_ms)),
+                scheduled: delay_ms > 0,
+                attempts_given_back: 0,
+                crashes_added: 0,
+            };
+            store::finish::requeue(session, zombie.id, fence, &how, error, now)
+        }
+        _ => store::finish::bury(session, zombie.id, fence, 0, error, now),
+    }
+}
+
+/// A queue's policy. One that this library cannot read, written by a newer one, counts as the built-in policy: a job must never
+/// be stuck for its backoff.
+pub fn policy(json: Option<&str>) -> Backoff {
+    json.and_then(|text| Backoff::parse(text).ok()).unwrap_or_default()
+}

@@ -1,0 +1,49 @@
+//! The duty that forgets finished jobs: whole partitions by TRUNCATE, shorter retentions of single queues by batches of DELETE.
+
+use crate::clock::Timestamp;
+use crate::error::Error;
+use crate::pg;
+use crate::pg::spi::Session;
+use crate::rules::limits::DAY_MS;
+use crate::rules::ring;
+use crate::store;
+
+/// Rows one pass deletes; more are left to the next.
+pub const BATCH: i32 = 10_000;
+
+/// Empties the partitions whose newest row is past the longest retention: how many. Nothing waits: a partition in use is left to
+/// the next pass.
+pub fn empty_partitions(session: &Session) -> Result<usize, Error> {
+    let now = Timestamp::now();
+    let longest_ms = store::queues::longest_retention_ms(session)?;
+    let width = ring::width_days(longest_ms);
+    let cutoff = now.minus_ms(longest_ms);
+    let mut emptied = 0usize;
+    // The slots that can hold nothing newer than the cutoff: all but those of the days since.
+    let recent: Vec<i16> = (0..ring::SLOTS)
+        .map(|back| now.minus_ms(back.saturating_mul(width).saturating_mul(DAY_MS)))
+        .take_while(|day| *day >= cutoff.minus_ms(width.saturating_mul(DAY_MS)))
+        .map(|day| ring::slot(day.0, width))
+        .collect();
+    for slot in (0..ring::SLOTS as i16).filter(|slot| !recent.contains(slot)) {
+        let table = format!("_history_{slot:02}");
+        if store::maintenance::slot_is_expired(session, slot, cutoff)?
+            && pg::table::lock_without_waiting(&table)
+            // Again under the lock: somebody may have finished a job with another width in between.
+            && store::maintenance::slot_is_expired(session, slot, cutoff)?
+        {
+            pg::table::truncate(&table);
+            emptied = emptied.saturating_add(1);
+        }
+    }
+    Ok(emptied)
+}
+
+/// Deletes jobs past their own queue's shorter retention: how many.
+pub fn delete_expired(session: &Session) -> Result<usize, Error> {
+    let longest_ms = store::queues::longest_retention_ms(session)?;
+    if !store::maintenance::retentions_differ(session, longest_ms)? {
+        return Ok(0);
+    }
+    store::maintenance::delete_expired_history(session, Timestamp::now(), BATCH)
+}

@@ -1,0 +1,25 @@
+//! The duty that finishes drop_queue: a transaction that was open when the queue was dropped may still add a job to it. Such a job
+//! is cancelled, with the reason, instead of lying there for ever; once none can come any more the tombstone goes.
+
+use crate::clock::Timestamp;
+use crate::error::Error;
+use crate::pg::spi::{Param, Session};
+use crate::rules::ring;
+use crate::store;
+
+const BATCH: i32 = 1_000;
+
+/// Jobs cancelled.
+pub fn run(session: &Session) -> Result<usize, Error> {
+    let now = Timestamp::now();
+    let late = store::maintenance::late_arrivals(session, BATCH)?;
+    if !late.is_empty() {
+        let slot = ring::slot(now.0, ring::width_days(store::queues::longest_retention_ms(session)?));
+        for (id, lease) in &late {
+            let reason = Param::from("its queue was dropped while it was being enqueued");
+            store::finish::archive_cancelled(session, *id, *lease, reason, now, slot)?;
+        }
+    }
+    store::maintenance::remove_tombstones(session, now)?;
+    Ok(late.len())
+}

@@ -1,0 +1,142 @@
+//! Everything jobq refuses, each with its SQLSTATE, message, DETAIL (facts) and HINT (the way out).
+//! Class JQ is part of the contract; docs/reference/errors.md lists them all.
+
+use uuid::Uuid;
+
+/// A refusal. Raised as a Postgres ERROR by `pg::call` and by nothing else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Error {
+    /// JQ001: the lease is not the job's current one. `now` says who holds the job or what became of it, never the lease.
+    LeaseLost { id: Uuid, now: String },
+    /// JQ002: this very lease has finished the job before.
+    AlreadyFinished { id: Uuid, state: String },
+    /// JQ003: never existed, deleted, or past its retention.
+    NoSuchJob { id: Uuid },
+    /// JQ004: not a legal move from the job's state.
+    IllegalMove { id: Uuid, verb: &'static str, state: String, hint: &'static str },
+    /// 22004
+    Null { argument: &'static str },
+    /// 22023: outside its domain. `rule` finishes the sentence "<argument> must ...".
+    Invalid { argument: String, rule: String, value: Option<String>, hint: Option<&'static str> },
+    /// 22001
+    TooLong { argument: &'static str, limit: String, size: String },
+    /// 22021: text that is not valid in UTF-8 where a name is asked for.
+    BadEncoding { argument: &'static str },
+    /// 53400
+    QueueFull { queue: String, max_depth: i64 },
+    /// 42704
+    UnknownQueue { queue: String },
+    /// 42704
+    UnknownRole,
+    /// 42710
+    QueueExists { queue: String },
+    /// 2BP01
+    QueueInUse { queue: String, unfinished: i64 },
+    /// 40001: a concurrent transaction kept taking and finishing the same unique_key.
+    UniqueKeyRace { queue: String },
+    /// 55000
+    NeedsPreload { feature: &'static str },
+    /// 25006
+    ReadOnly { verb: &'static str },
+    /// XX000: the database contradicts jobq. Always a bug, or tables changed by hand.
+    Internal { what: String },
+}
+
+/// How much of a value a message may repeat.
+const SHOWN_CHARS: usize = 80;
+
+impl Error {
+    /// 22023 without a value worth repeating.
+    pub fn invalid(argument: &str, rule: impl Into<String>) -> Self {
+        Error::Invalid { argument: argument.into(), rule: rule.into(), value: None, hint: None }
+    }
+
+    /// 22023 that repeats the value when it is short.
+    pub fn invalid_value(argument: &str, rule: impl Into<String>, value: impl ToString) -> Self {
+        let value = value.to_string();
+        let value = (value.chars().count() <= SHOWN_CHARS).then_some(value);
+        Error::Invalid { argument: argument.into(), rule: rule.into(), value, hint: None }
+    }
+
+    pub fn with_hint(self, text: &'static str) -> Self {
+        match self {
+            Error::Invalid { argument, rule, value, .. } => Error::Invalid { argument, rule, value, hint: Some(text) },
+            other => other,
+        }
+    }
+
+    pub fn internal(what: impl Into<String>) -> Self {
+        Error::Internal { what: what.into() }
+    }
+
+    /// Five characters, as in the Postgres manual, appendix A.
+    pub fn sqlstate(&self) -> [u8; 5] {
+        *match self {
+            Error::LeaseLost { .. } => b"JQ001",
+            Error::AlreadyFinished { .. } => b"JQ002",
+            Error::NoSuchJob { .. } => b"JQ003",
+            Error::IllegalMove { .. } => b"JQ004",
+            Error::Null { .. } => b"22004",
+            Error::Invalid { .. } => b"22023",
+            Error::TooLong { .. } => b"22001",
+            Error::BadEncoding { .. } => b"22021",
+            Error::QueueFull { .. } => b"53400",
+            Error::UnknownQueue { .. } | Error::UnknownRole => b"42704",
+            Error::QueueExists { .. } => b"42710",
+            Error::QueueInUse { .. } => b"2BP01",
+            Error::UniqueKeyRace { .. } => b"40001",
+            Error::NeedsPreload { .. } => b"55000",
+            Error::ReadOnly { .. } => b"25006",
+            Error::Internal { .. } => b"XX000",
+        }
+    }
+
+    pub fn message(&self) -> String {
+        match self {
+            Error::LeaseLost { id, .. } => format!("jobq: the lease on job {id} is no longer held"),
+            Error::AlreadyFinished { id, .. } => format!("jobq: this lease has already finished job {id}"),
+            Error::NoSuchJob { id } => format!("jobq: there is no job {id}"),
+            Error::IllegalMove { id, verb, state, .. } => format!("jobq: cannot {verb} job {id}: it is {state}"),
+            Error::Null { argument } => format!("jobq: {argument} must not be NULL"),
+            Error::Invalid { argument, rule, .. } => format!("jobq: {argument} must {rule}"),
+            Error::TooLong { argument, limit, .. } => format!("jobq: {argument} is longer than {limit}"),
+            Error::BadEncoding { argument } => format!("jobq: {argument} is not valid UTF-8"),
+            Error::QueueFull { queue, max_depth } => format!("jobq: queue {queue} is at its max_depth of {max_depth} jobs"),
+            Error::UnknownQueue { queue } => format!("jobq: there is no queue {queue}"),
+            Error::UnknownRole => "jobq: there is no such role".into(),
+            Error::QueueExists { queue } => format!("jobq: queue {queue} already exists"),
+            Error::QueueInUse { queue, .. } => format!("jobq: queue {queue} has unfinished jobs"),
+            Error::UniqueKeyRace { queue } => format!("jobq: the unique_key in queue {queue} was taken and freed again and again"),
+            Error::NeedsPreload { feature } => format!("jobq: {feature} needs jobq in shared_preload_libraries"),
+            Error::ReadOnly { verb } => format!("jobq: cannot {verb} in a read-only transaction"),
+            Error::Internal { what } => format!("jobq: {what}"),
+        }
+    }
+
+    pub fn detail(&self) -> Option<String> {
+        match self {
+            Error::LeaseLost { now, .. } => Some(now.clone()),
+            Error::AlreadyFinished { state, .. } => Some(format!("The job is {state}.")),
+            Error::Invalid { value: Some(value), .. } => Some(format!("It is \"{value}\".")),
+            Error::TooLong { size, .. } => Some(format!("It has {size}.")),
+            Error::QueueInUse { unfinished, .. } => Some(format!("Unfinished jobs: {unfinished}.")),
+            _ => None,
+        }
+    }
+
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Error::LeaseLost { .. } => Some("Roll back and forget the job: somebody else works on it, or it is over. Do not repeat the call."),
+            Error::AlreadyFinished { .. } => Some("An earlier commit went through: roll back and count the job as done."),
+            Error::IllegalMove { hint, .. } => Some(hint),
+            Error::Invalid { hint, .. } => *hint,
+            Error::QueueFull { .. } => Some("Try again later, or raise max_depth with jobq.alter_queue."),
+            Error::UnknownQueue { .. } => Some("Create it with jobq.create_queue."),
+            Error::QueueExists { .. } => Some("Change its options with jobq.alter_queue."),
+            Error::QueueInUse { .. } => Some("Pass force => true to drop them too."),
+            Error::NeedsPreload { .. } => Some("Add jobq to shared_preload_libraries in postgresql.conf and restart the server."),
+            Error::Internal { .. } => Some("Were jobq's private tables changed by hand? If not, this is a bug in jobq."),
+            _ => None,
+        }
+    }
+}

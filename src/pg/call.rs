@@ -1,0 +1,225 @@
+//! The door from SQL: one entry for every function of the extension.
+//!
+//! The functions are declared in sql/schema/40_functions.sql and exported here with Postgres's version-1 calling convention.
+//! pgrx's own wrapper is not used for them because its error type has only the standard SQLSTATEs: an error that passes through it
+//! with class JQ comes out as XX000. So a refusal travels as a Rust value to `enter`, which raises it after every Rust frame is gone.
+
+use super::datum::{Interval, Jsonb, Text};
+use crate::clock::Timestamp;
+use crate::error::Error;
+use crate::rules::span::Span;
+use pgrx::pg_sys;
+use std::borrow::Cow;
+use std::cell::Cell;
+use std::ffi::{c_char, c_int};
+use uuid::Uuid;
+
+/// What a function answers; `Null` also ends a set-returning one.
+pub enum Answer {
+    Null,
+    Uuid(Uuid),
+    Text(Cow<'static, str>),
+    Bool(bool),
+    Int(i32),
+    BigInt(i64),
+}
+
+pub type Outcome = Result<Answer, Error>;
+
+/// The arguments of one call, by position.
+pub struct Call {
+    fcinfo: pg_sys::FunctionCallInfo,
+    rows: Cell<*mut pg_sys::ReturnSetInfo>,
+}
+
+impl Call {
+    fn datum(&self, n: usize) -> Option<pg_sys::Datum> {
+        // SAFETY: Postgres passes a valid fcinfo that outlives the call; pgrx checks n against its number of arguments.
+        unsafe { pgrx::fcinfo::pg_getarg_datum(self.fcinfo, n) }
+    }
+
+    pub fn int(&self, n: usize) -> Option<i32> {
+        self.datum(n).map(|datum| datum.value() as i32)
+    }
+
+    pub fn bigint(&self, n: usize) -> Option<i64> {
+        self.datum(n).map(|datum| datum.value() as i64)
+    }
+
+    pub fn boolean(&self, n: usize) -> Option<bool> {
+        self.datum(n).map(|datum| datum.value() & 0xff != 0)
+    }
+
+    pub fn double(&self, n: usize) -> Option<f64> {
+        self.datum(n).map(|datum| f64::from_bits(datum.value() as u64))
+    }
+
+    pub fn timestamp(&self, n: usize) -> Option<Timestamp> {
+        self.datum(n).map(|datum| Timestamp(datum.value() as i64))
+    }
+
+    pub fn oid(&self, n: usize) -> Option<pg_sys::Oid> {
+        self.datum(n).map(|datum| pg_sys::Oid::from(datum.value() as u32))
+    }
+
+    pub fn uuid(&self, n: usize) -> Option<Uuid> {
+        // SAFETY: sql/schema declares this argument as uuid.
+        self.datum(n).map(|datum| unsafe { super::datum::uuid(datum) })
+    }
+
+    pub fn interval(&self, n: usize) -> Option<Span> {
+        // SAFETY: sql/schema declares this argument as interval.
+        self.datum(n).map(|datum| unsafe { Interval::span(datum) })
+    }
+
+    pub fn text(&self, n: usize) -> Option<Text> {
+        // SAFETY: sql/schema declares this argument as text.
+        self.datum(n).map(|datum| unsafe { Text::from_datum(datum) })
+    }
+
+    pub fn jsonb(&self, n: usize) -> Option<Jsonb> {
+        // SAFETY: sql/schema declares this argument as jsonb.
+        self.datum(n).map(|datum| unsafe { Jsonb::from_datum(datum) })
+    }
+
+    pub fn uuids(&self, n: usize, argument: &'static str) -> Result<Option<Vec<Uuid>>, Error> {
+        // SAFETY: sql/schema declares this argument as uuid[].
+        self.datum(n).map(|datum| unsafe { super::datum::uuids(datum, argument) }).transpose()
+    }
+
+    pub fn bigints(&self, n: usize, argument: &'static str) -> Result<Option<Vec<i64>>, Error> {
+        // SAFETY: sql/schema declares this argument as bigint[].
+        self.datum(n).map(|datum| unsafe { super::datum::bigints(datum, argument) }).transpose()
+    }
+
+    pub fn texts(&self, n: usize, argument: &'static str) -> Result<Option<Vec<Text>>, Error> {
+        // SAFETY: sql/schema declares this argument as text[].
+        self.datum(n).map(|datum| unsafe { super::datum::texts(datum, argument) }).transpose()
+    }
+
+    /// Where a set-returning function puts its rows. All of them are kept before the first is read: a claim is never half done
+    /// because the caller stopped fetching.
+    pub fn rows(&self) -> RowSink {
+        if self.rows.get().is_null() {
+            // SAFETY: fcinfo is valid; InitMaterializedSRF raises an ERROR itself when the context cannot take a set. It stores the
+            // tuplestore and the descriptor, both in the per-query context, in the ReturnSetInfo that resultinfo points to.
+            unsafe {
+                pg_sys::InitMaterializedSRF(self.fcinfo, 0);
+                self.rows.set((*self.fcinfo).resultinfo.cast());
+            }
+        }
+        RowSink { rsinfo: self.rows.get() }
+    }
+}
+
+/// The tuplestore of the calling query.
+pub struct RowSink {
+    rsinfo: *mut pg_sys::ReturnSetInfo,
+}
+
+impl RowSink {
+    /// Adds a row as a query produced it; its columns must be those of the declared result type.
+    pub(super) fn put_tuple(&self, tuple: pg_sys::HeapTuple) {
+        // SAFETY: rsinfo was filled by InitMaterializedSRF in this call; tuplestore_puttuple copies the tuple.
+        unsafe { pg_sys::tuplestore_puttuple((*self.rsinfo).setResult, tuple) }
+    }
+
+    /// Adds a row of values; `None` is NULL.
+    pub fn put(&self, values: &[super::spi::Param]) {
+        let mut datums: Vec<pg_sys::Datum> = values.iter().map(|value| value.datum()).collect();
+        let mut nulls: Vec<bool> = values.iter().map(|value| value.is_null()).collect();
+        // SAFETY: both arrays have one entry per column of the declared type (the caller's table in sql/schema); values are copied.
+        unsafe {
+            pg_sys::tuplestore_putvalues((*self.rsinfo).setResult, (*self.rsinfo).setDesc, datums.as_mut_ptr(), nulls.as_mut_ptr());
+        }
+    }
+}
+
+/// Runs `function` for an SQL call and turns its outcome into a datum or an ERROR.
+///
+/// # Safety
+/// Only Postgres's function manager may call this, through the exported functions below.
+pub unsafe fn enter(fcinfo: pg_sys::FunctionCallInfo, function: fn(&Call) -> Outcome) -> pg_sys::Datum {
+    // SAFETY: pgrx's guard is meant for the top of a function that Postgres calls: it turns a caught Postgres ERROR, or a panic,
+    // into an ERROR after the Rust frames inside the closure have been unwound. fcinfo is valid for the call.
+    let finished = unsafe {
+        pg_sys::panic::pgrx_extern_c_guard(|| {
+            let call = Call { fcinfo, rows: Cell::new(std::ptr::null_mut()) };
+            match function(&call) {
+                Ok(answer) => Ok(datum_of(answer)),
+                Err(refusal) => Err(error_data(&refusal)),
+            }
+        })
+    };
+    match finished {
+        Ok(Some(datum)) => datum,
+        Ok(None) => {
+            // SAFETY: fcinfo is valid for the call.
+            unsafe { (*fcinfo).isnull = true };
+            pg_sys::Datum::from(0)
+        }
+        // SAFETY: error_data made it from palloc'd strings; no Rust value with a destructor is alive in this frame.
+        Err(data) => unsafe { ThrowErrorData(data) },
+    }
+}
+
+fn datum_of(answer: Answer) -> Option<pg_sys::Datum> {
+    match answer {
+        Answer::Null => None,
+        Answer::Uuid(id) => super::spi::Param::from(id).into_datum(),
+        Answer::Text(text) => super::spi::Param::from(text.as_ref()).into_datum(),
+        Answer::Bool(value) => Some(pg_sys::Datum::from(value)),
+        Answer::Int(value) => Some(pg_sys::Datum::from(value)),
+        Answer::BigInt(value) => Some(pg_sys::Datum::from(value)),
+    }
+}
+
+unsafe extern "C-unwind" {
+    // Postgres's own, without pgrx's guard around it: the guard would read the SQLSTATE back through its closed list.
+    fn ThrowErrorData(edata: *mut pg_sys::ErrorData) -> !;
+}
+
+/// An ErrorData in the current memory context, freed with the failed transaction.
+fn error_data(refusal: &Error) -> *mut pg_sys::ErrorData {
+    let copy = |text: &str| -> *mut c_char {
+        // SAFETY: pnstrdup copies the bytes into the current memory context and adds the terminating zero.
+        unsafe { pg_sys::pnstrdup(text.as_ptr().cast(), text.len()) }
+    };
+    // SAFETY: palloc0 returns zeroed memory of the asked size or raises; ErrorData is plain data for which zero means "not given".
+    unsafe {
+        let data: *mut pg_sys::ErrorData = pg_sys::palloc0(size_of::<pg_sys::ErrorData>()).cast();
+        (*data).elevel = pgrx::PgLogLevel::ERROR as c_int;
+        (*data).sqlerrcode = pack_sqlstate(refusal.sqlstate());
+        (*data).message = copy(&refusal.message());
+        (*data).detail = refusal.detail().map_or(std::ptr::null_mut(), |text| copy(&text));
+        (*data).hint = refusal.hint().map_or(std::ptr::null_mut(), copy);
+        (*data).filename = c"jobq".as_ptr();
+        (*data).funcname = c"jobq".as_ptr();
+        data
+    }
+}
+
+/// MAKE_SQLSTATE of utils/elog.h: six bits a character.
+fn pack_sqlstate(code: [u8; 5]) -> c_int {
+    code.iter().rev().fold(0, |packed, c| packed << 6 | c_int::from(c.wrapping_sub(b'0') & 0x3f))
+}
+
+/// Exports functions to SQL: `symbol => path` makes `symbol` callable by LANGUAGE c.
+#[macro_export]
+macro_rules! sql_functions {
+    ($($symbol:ident => $function:path),* $(,)?) => { $(
+        /// Called by Postgres's function manager only.
+        #[unsafe(no_mangle)]
+        pub extern "C-unwind" fn $symbol(fcinfo: pgrx::pg_sys::FunctionCallInfo) -> pgrx::pg_sys::Datum {
+            // SAFETY: Postgres calls this symbol with a valid fcinfo.
+            unsafe { $crate::pg::call::enter(fcinfo, $function) }
+        }
+        const _: () = {
+            #[unsafe(export_name = concat!("pg_finfo_", stringify!($symbol)))]
+            extern "C" fn finfo() -> *const pgrx::pg_sys::Pg_finfo_record {
+                static V1: pgrx::pg_sys::Pg_finfo_record = pgrx::pg_sys::Pg_finfo_record { api_version: 1 };
+                &V1
+            }
+        };
+    )* };
+}

@@ -1,0 +1,12 @@
+//! All unsafe code, and all differences between Postgres majors. Nothing here knows what a job is.
+
+pub mod call;
+pub mod datum;
+pub mod grant;
+pub mod process;
+pub mod server;
+pub mod shmem;
+pub mod spi;
+pub mod switch;
+pub mod table;
+pub mod xact;

@@ -1,0 +1,97 @@
+//! Small facts about the server and this session.
+
+use pgrx::pg_sys;
+
+/// Microseconds since 2000-01-01 UTC.
+pub fn wall_clock_micros() -> i64 {
+    // SAFETY: reads the clock, nothing else.
+    unsafe { pg_sys::GetCurrentTimestamp() }
+}
+
+#[repr(C)]
+struct Timespec {
+    seconds: i64,
+    nanos: i64,
+}
+
+unsafe extern "C" {
+    fn clock_gettime(clock: i32, time: *mut Timespec) -> i32;
+}
+
+#[cfg(target_os = "linux")]
+const CLOCK_MONOTONIC: i32 = 1;
+#[cfg(target_os = "macos")]
+const CLOCK_MONOTONIC: i32 = 6;
+
+/// Microseconds of a clock that nobody sets; comparable between processes, not between boots.
+pub fn monotonic_micros() -> i64 {
+    let mut time = Timespec { seconds: 0, nanos: 0 };
+    // SAFETY: `time` is a timespec as 64-bit Unix systems define it; the call fills it.
+    unsafe { clock_gettime(CLOCK_MONOTONIC, &mut time) };
+    time.seconds.saturating_mul(1_000_000).saturating_add(time.nanos / 1_000)
+}
+
+/// 32 random bits from the server's strong source; 0 if it has none left.
+pub fn random_bits() -> u32 {
+    let mut bytes = [0u8; 4];
+    // SAFETY: writes four bytes into a buffer of four.
+    unsafe { pg_sys::pg_strong_random(bytes.as_mut_ptr().cast(), bytes.len()) };
+    u32::from_ne_bytes(bytes)
+}
+
+/// A number from 0 up to 1.
+pub fn random_share() -> f64 {
+    f64::from(random_bits()) / (f64::from(u32::MAX) + 1.0)
+}
+
+pub fn backend_pid() -> i32 {
+    // SAFETY: set once when the process starts.
+    unsafe { pg_sys::MyProcPid }
+}
+
+pub fn database_oid() -> pg_sys::Oid {
+    // SAFETY: set once when the session starts.
+    unsafe { pg_sys::MyDatabaseId }
+}
+
+/// Is the library being loaded by the postmaster?
+pub fn preloading() -> bool {
+    // SAFETY: a flag of this process.
+    unsafe { pg_sys::process_shared_preload_libraries_in_progress }
+}
+
+/// Is this pg_upgrade's server? Nothing runs in the background there.
+pub fn binary_upgrade() -> bool {
+    // SAFETY: set once when the process starts.
+    unsafe { pg_sys::IsBinaryUpgrade }
+}
+
+pub fn in_recovery() -> bool {
+    // SAFETY: reads shared state the server keeps for this purpose.
+    unsafe { pg_sys::RecoveryInProgress() }
+}
+
+/// When the postmaster started.
+pub fn started_at_micros() -> i64 {
+    // SAFETY: set once by the postmaster.
+    unsafe { pg_sys::PgStartTime }
+}
+
+/// Lets a cancel or terminate request in.
+pub fn check_for_interrupts() {
+    pgrx::check_for_interrupts!();
+}
+
+/// Did the last start follow a clean shutdown? Read from pg_control before the startup process touches it, so only while preloading.
+pub(super) fn last_shutdown_was_clean() -> bool {
+    let mut crc_ok = false;
+    // SAFETY: DataDir is set before libraries are preloaded; get_controlfile returns palloc'd memory or raises.
+    unsafe {
+        let control = pg_sys::get_controlfile(pg_sys::DataDir, &mut crc_ok);
+        let clean = crc_ok && !control.is_null() && (*control).state == pg_sys::DBState::DB_SHUTDOWNED;
+        if !control.is_null() {
+            pg_sys::pfree(control.cast());
+        }
+        clean
+    }
+}

@@ -1,0 +1,197 @@
+//! The shared memory of the background processes: who runs where, when it last ticked, and what the clocks said.
+//! Fixed size, plain atomics, no lock: every field is one number that one process writes and others read.
+//! All of it may vanish in a crash; nothing about jobs is in here.
+
+use super::server;
+use pgrx::pg_sys;
+use std::sync::atomic::{AtomicI32, AtomicI64, AtomicPtr, AtomicU32, Ordering::SeqCst};
+
+/// Databases that can have a maintainer at once.
+pub const MAINTAINERS: usize = 128;
+
+/// One maintainer. The slot is taken by setting `database` from 0.
+pub struct Maintainer {
+    pub database: AtomicU32,
+    pub pid: AtomicI32,
+    /// Wall clock at the end of the last tick; 0: none yet.
+    pub ticked_at: AtomicI64,
+}
+
+struct Shared {
+    /// Did this run of the server follow a clean shutdown? 1 or 0.
+    clean_start: AtomicU32,
+    /// Wall clock when this memory was made: at the start of the server, and again after each crash of a backend.
+    made_at: AtomicI64,
+    /// No lease is judged before this moment plus its grace: start, promotion, jump of the clock.
+    grace_from: AtomicI64,
+    /// Wall clock minus monotonic clock, as last seen.
+    clock_offset: AtomicI64,
+    /// 1 once a launcher has run.
+    recovery_over: AtomicU32,
+    launcher_pid: AtomicI32,
+    /// Counts requests to look at the databases again.
+    looks_wanted: AtomicU32,
+    maintainers: [Maintainer; MAINTAINERS],
+}
+
+/// Set in the postmaster and inherited by every process it forks; null without preload.
+static SHARED: AtomicPtr<Shared> = AtomicPtr::new(std::ptr::null_mut());
+/// Postmaster only: was pg_control clean when the server started? Consumed by the first start; a later one follows a crash.
+static FIRST_START_IS_CLEAN: AtomicU32 = AtomicU32::new(0);
+static mut NEXT_REQUEST_HOOK: pg_sys::shmem_request_hook_type = None;
+static mut NEXT_STARTUP_HOOK: pg_sys::shmem_startup_hook_type = None;
+
+fn shared() -> Option<&'static Shared> {
+    // SAFETY: null, or memory of the right size that lives as long as the process and holds only atomics.
+    unsafe { SHARED.load(SeqCst).as_ref() }
+}
+
+/// Asks for the memory; from _PG_init while preloading.
+pub fn reserve() {
+    FIRST_START_IS_CLEAN.store(u32::from(server::last_shutdown_was_clean()), SeqCst);
+    // SAFETY: the postmaster runs on one thread and loads libraries one after the other.
+    unsafe {
+        NEXT_REQUEST_HOOK = pg_sys::shmem_request_hook;
+        pg_sys::shmem_request_hook = Some(on_request);
+        NEXT_STARTUP_HOOK = pg_sys::shmem_startup_hook;
+        pg_sys::shmem_startup_hook = Some(on_startup);
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn on_request() {
+    // SAFETY: called by the postmaster at the one moment when memory may be asked for.
+    unsafe {
+        if let Some(next) = NEXT_REQUEST_HOOK {
+            next();
+        }
+        pg_sys::RequestAddinShmemSpace(size_of::<Shared>());
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn on_startup() {
+    // SAFETY: called by the postmaster, before any other process exists, each time shared memory is made. Zero is a valid start
+    // value of every field.
+    unsafe {
+        if let Some(next) = NEXT_STARTUP_HOOK {
+            next();
+        }
+        let mut found = false;
+        let memory: *mut Shared = pg_sys::ShmemInitStruct(c"jobq".as_ptr(), size_of::<Shared>(), &mut found).cast();
+        if !found {
+            memory.write_bytes(0, 1);
+        }
+        SHARED.store(memory, SeqCst);
+    }
+    if let Some(shared) = shared() {
+        let now = server::wall_clock_micros();
+        shared.clean_start.store(FIRST_START_IS_CLEAN.swap(0, SeqCst), SeqCst);
+        shared.made_at.store(now, SeqCst);
+        shared.grace_from.store(now, SeqCst);
+        shared.clock_offset.store(clock_offset(), SeqCst);
+    }
+}
+
+pub fn preloaded() -> bool {
+    shared().is_some()
+}
+
+/// Wall clock of the last unclean start; None after a clean one, and without preload, where nobody can tell: see `preloaded`.
+pub fn unclean_start_micros() -> Option<i64> {
+    let shared = shared()?;
+    (shared.clean_start.load(SeqCst) == 0).then(|| shared.made_at.load(SeqCst))
+}
+
+fn clock_offset() -> i64 {
+    server::wall_clock_micros().saturating_sub(server::monotonic_micros())
+}
+
+/// The moment from which leases get their grace. Looks at the clocks first: if the wall clock has jumped by more than a second
+/// against the monotonic one, grace starts now. Without preload: the start of the server.
+pub fn grace_from_micros() -> i64 {
+    const JUMP_MICROS: u64 = 1_000_000;
+    let Some(shared) = shared() else { return server::started_at_micros() };
+    let (seen, known) = (clock_offset(), shared.clock_offset.load(SeqCst));
+    if seen.abs_diff(known) > JUMP_MICROS && shared.clock_offset.compare_exchange(known, seen, SeqCst, SeqCst).is_ok() {
+        shared.grace_from.store(server::wall_clock_micros(), SeqCst);
+    }
+    shared.grace_from.load(SeqCst)
+}
+
+/// Called by the launcher when it starts. Its first start in this run of the server is the end of recovery: on a promoted standby
+/// leases get their grace from here.
+pub fn launcher_started() {
+    if let Some(shared) = shared() {
+        shared.launcher_pid.store(server::backend_pid(), SeqCst);
+        if shared.recovery_over.swap(1, SeqCst) == 0 {
+            shared.grace_from.store(server::wall_clock_micros(), SeqCst);
+        }
+    }
+}
+
+unsafe extern "C" {
+    fn kill(pid: i32, signal: i32) -> i32;
+}
+const SIGUSR1: i32 = if cfg!(target_os = "macos") { 30 } else { 10 };
+
+/// Neither allocates nor raises: called after commit.
+pub fn ask_for_a_look_at_databases() {
+    if let Some(shared) = shared() {
+        shared.looks_wanted.fetch_add(1, SeqCst);
+        let pid = shared.launcher_pid.load(SeqCst);
+        if pid > 0 {
+            // SAFETY: SIGUSR1 makes a Postgres process look at its latch. The launcher clears its pid when it exits; a process
+            // that reused the number within that instant gets a signal every Postgres process ignores but for a wake-up.
+            unsafe { kill(pid, SIGUSR1) };
+        }
+    }
+}
+
+pub fn looks_wanted() -> u32 {
+    shared().map_or(0, |shared| shared.looks_wanted.load(SeqCst))
+}
+
+pub fn launcher_exits() {
+    if let Some(shared) = shared() {
+        let _ = shared.launcher_pid.compare_exchange(server::backend_pid(), 0, SeqCst, SeqCst);
+    }
+}
+
+/// The maintainer of a database, running or last known.
+pub fn maintainer(database: pg_sys::Oid) -> Option<&'static Maintainer> {
+    shared()?.maintainers.iter().find(|slot| slot.database.load(SeqCst) == database.to_u32())
+}
+
+/// Takes the slot of a database for this process; None when another living process has it or all are taken.
+pub fn become_maintainer(database: pg_sys::Oid) -> Option<&'static Maintainer> {
+    let slots = &shared()?.maintainers;
+    let me = server::backend_pid();
+    if let Some(slot) = maintainer(database) {
+        return slot.pid.compare_exchange(0, me, SeqCst, SeqCst).is_ok().then_some(slot);
+    }
+    let slot = slots.iter().find(|slot| slot.database.compare_exchange(0, database.to_u32(), SeqCst, SeqCst).is_ok())?;
+    slot.ticked_at.store(0, SeqCst);
+    slot.pid.store(me, SeqCst);
+    Some(slot)
+}
+
+/// Gives the slot's process back; what it last did stays known.
+pub fn maintainer_exits() {
+    if let Some(shared) = shared() {
+        let me = server::backend_pid();
+        for slot in &shared.maintainers {
+            let _ = slot.pid.compare_exchange(me, 0, SeqCst, SeqCst);
+        }
+    }
+}
+
+/// Frees the slots of databases that are gone.
+pub fn keep_only(exists: impl Fn(u32) -> bool) {
+    for slot in shared().iter().flat_map(|shared| &shared.maintainers) {
+        let database = slot.database.load(SeqCst);
+        if database != 0 && slot.pid.load(SeqCst) == 0 && !exists(database) {
+            slot.database.store(0, SeqCst);
+        }
+    }
+}

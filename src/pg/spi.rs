@@ -1,0 +1,335 @@
+//! Running statements: each is prepared once per session, as a generic plan, and kept.
+
+use super::call::RowSink;
+use super::datum::{self, Interval, Jsonb, Text};
+use crate::clock::Timestamp;
+use crate::error::Error;
+use crate::rules::span::Span;
+use pgrx::pg_sys;
+use std::cell::Cell;
+use std::ffi::{CString, c_char, c_int};
+use std::marker::PhantomData;
+use uuid::Uuid;
+
+/// The type of a parameter.
+#[derive(Clone, Copy)]
+pub enum Type {
+    Bool,
+    Int,
+    BigInt,
+    Double,
+    Text,
+    Jsonb,
+    Uuid,
+    Timestamp,
+    Oid,
+    UuidArray,
+    BigIntArray,
+    TextArray,
+}
+
+impl Type {
+    fn oid(self) -> pg_sys::Oid {
+        match self {
+            Type::Bool => pg_sys::BOOLOID,
+            Type::Int => pg_sys::INT4OID,
+            Type::BigInt => pg_sys::INT8OID,
+            Type::Double => pg_sys::FLOAT8OID,
+            Type::Text => pg_sys::TEXTOID,
+            Type::Jsonb => pg_sys::JSONBOID,
+            Type::Uuid => pg_sys::UUIDOID,
+            Type::Timestamp => pg_sys::TIMESTAMPTZOID,
+            Type::Oid => pg_sys::OIDOID,
+            Type::UuidArray => pg_sys::UUIDARRAYOID,
+            Type::BigIntArray => pg_sys::INT8ARRAYOID,
+            Type::TextArray => pg_sys::TEXTARRAYOID,
+        }
+    }
+}
+
+/// A statement of sql/queries with the types of its parameters. Meant for statics.
+pub struct Statement {
+    sql: &'static str,
+    types: &'static [Type],
+    plan: Cell<pg_sys::SPIPlanPtr>,
+}
+
+// SAFETY: a backend runs on one thread, and pgrx refuses calls into Postgres from any other.
+unsafe impl Sync for Statement {}
+
+impl Statement {
+    pub const fn new(sql: &'static str, types: &'static [Type]) -> Self {
+        Statement { sql, types, plan: Cell::new(std::ptr::null_mut()) }
+    }
+
+    fn plan(&self) -> Result<pg_sys::SPIPlanPtr, Error> {
+        if self.plan.get().is_null() {
+            let sql = CString::new(self.sql).map_err(|_| Error::internal("a statement has a zero byte"))?;
+            let mut types: Vec<pg_sys::Oid> = self.types.iter().map(|t| t.oid()).collect();
+            let count = c_int::try_from(types.len()).unwrap_or(c_int::MAX);
+            // SAFETY: SPI is connected (only a Session gets here); the arguments are valid for the call, and SPI_keepplan moves the
+            // finished plan to memory that lives as long as the session.
+            unsafe {
+                let plan =
+                    pg_sys::SPI_prepare_cursor(sql.as_ptr(), count, types.as_mut_ptr(), pg_sys::CURSOR_OPT_GENERIC_PLAN as c_int);
+                if plan.is_null() || pg_sys::SPI_keepplan(plan) != 0 {
+                    return Err(Error::internal("a statement could not be prepared"));
+                }
+                self.plan.set(plan);
+            }
+        }
+        Ok(self.plan.get())
+    }
+}
+
+/// One parameter or column value; `None` inside is NULL. Made in the current memory context.
+#[derive(Clone, Copy)]
+pub struct Param(Option<pg_sys::Datum>);
+
+impl Param {
+    pub const NULL: Param = Param(None);
+
+    pub(super) fn datum(&self) -> pg_sys::Datum {
+        self.0.unwrap_or(pg_sys::Datum::from(0))
+    }
+
+    pub(super) fn is_null(&self) -> bool {
+        self.0.is_none()
+    }
+
+    pub(super) fn into_datum(self) -> Option<pg_sys::Datum> {
+        self.0
+    }
+
+    /// Text from bytes in the database's encoding.
+    pub fn bytes(bytes: &[u8]) -> Param {
+        let len = c_int::try_from(bytes.len()).unwrap_or(c_int::MAX);
+        // SAFETY: pointer and length describe one slice, which is copied.
+        Param(Some(pg_sys::Datum::from(unsafe { pg_sys::cstring_to_text_with_len(bytes.as_ptr().cast(), len) })))
+    }
+}
+
+impl From<bool> for Param {
+    fn from(value: bool) -> Self {
+        Param(Some(pg_sys::Datum::from(value)))
+    }
+}
+impl From<i16> for Param {
+    fn from(value: i16) -> Self {
+        Param(Some(pg_sys::Datum::from(i32::from(value))))
+    }
+}
+impl From<i32> for Param {
+    fn from(value: i32) -> Self {
+        Param(Some(pg_sys::Datum::from(value)))
+    }
+}
+impl From<i64> for Param {
+    fn from(value: i64) -> Self {
+        Param(Some(pg_sys::Datum::from(value)))
+    }
+}
+impl From<f64> for Param {
+    fn from(value: f64) -> Self {
+        Param(Some(pg_sys::Datum::from(value.to_bits())))
+    }
+}
+impl From<pg_sys::Oid> for Param {
+    fn from(value: pg_sys::Oid) -> Self {
+        Param(Some(pg_sys::Datum::from(value)))
+    }
+}
+impl From<Timestamp> for Param {
+    fn from(value: Timestamp) -> Self {
+        value.0.into()
+    }
+}
+impl From<Uuid> for Param {
+    fn from(value: Uuid) -> Self {
+        // SAFETY: palloc returns 16 writable bytes or raises.
+        unsafe {
+            let copy = pg_sys::palloc(16).cast::<[u8; 16]>();
+            *copy = *value.as_bytes();
+            Param(Some(pg_sys::Datum::from(copy)))
+        }
+    }
+}
+impl From<&str> for Param {
+    fn from(value: &str) -> Self {
+        Param::bytes(value.as_bytes())
+    }
+}
+impl From<Text> for Param {
+    fn from(value: Text) -> Self {
+        Param(Some(value.datum()))
+    }
+}
+impl From<Jsonb> for Param {
+    fn from(value: Jsonb) -> Self {
+        Param(Some(value.datum()))
+    }
+}
+impl From<&[Uuid]> for Param {
+    fn from(value: &[Uuid]) -> Self {
+        Param(Some(datum::uuid_array(value)))
+    }
+}
+impl From<&[i64]> for Param {
+    fn from(value: &[i64]) -> Self {
+        Param(Some(datum::bigint_array(value)))
+    }
+}
+impl From<&[Text]> for Param {
+    fn from(value: &[Text]) -> Self {
+        Param(Some(datum::text_array(value)))
+    }
+}
+impl<T: Into<Param>> From<Option<T>> for Param {
+    fn from(value: Option<T>) -> Self {
+        value.map_or(Param::NULL, Into::into)
+    }
+}
+
+/// An open SPI connection.
+pub struct Session(PhantomData<*mut ()>);
+
+/// Connects to SPI for the time of `body`. After an ERROR the transaction's abort closes the connection.
+pub(super) fn connected<T>(body: impl FnOnce(&Session) -> Result<T, Error>) -> Result<T, Error> {
+    // SAFETY: paired with SPI_finish below; on unwinding AtEOXact_SPI does it.
+    if unsafe { pg_sys::SPI_connect() } != pg_sys::SPI_OK_CONNECT as c_int {
+        return Err(Error::internal("SPI is not available"));
+    }
+    let outcome = body(&Session(PhantomData));
+    // SAFETY: connected above; every Rows borrowed the session and is gone.
+    unsafe { pg_sys::SPI_finish() };
+    outcome
+}
+
+impl Session {
+    /// Runs a statement that may write; it sees everything committed before it started (READ COMMITTED).
+    pub fn run(&self, statement: &Statement, params: &[Param]) -> Result<Rows<'_>, Error> {
+        self.execute(statement, params, false)
+    }
+
+    /// Runs a statement with the caller's snapshot, as a STABLE function must.
+    pub fn look(&self, statement: &Statement, params: &[Param]) -> Result<Rows<'_>, Error> {
+        self.execute(statement, params, true)
+    }
+
+    fn execute(&self, statement: &Statement, params: &[Param], read_only: bool) -> Result<Rows<'_>, Error> {
+        if params.len() != statement.types.len() {
+            return Err(Error::internal("a statement got the wrong number of parameters"));
+        }
+        let plan = statement.plan()?;
+        let mut values: Vec<pg_sys::Datum> = params.iter().map(Param::datum).collect();
+        let nulls: Vec<c_char> = params.iter().map(|param| if param.is_null() { b'n' } else { b' ' } as c_char).collect();
+        // SAFETY: the plan was made for these parameter types; SPI is connected; SPI_processed and SPI_tuptable are set by the call.
+        unsafe {
+            let code = pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), nulls.as_ptr(), read_only, 0);
+            if code < 0 {
+                return Err(Error::internal("a statement could not be run"));
+            }
+            let table = if code == pg_sys::SPI_OK_UTILITY as c_int { std::ptr::null_mut() } else { pg_sys::SPI_tuptable };
+            Ok(Rows { table, affected: pg_sys::SPI_processed, session: PhantomData })
+        }
+    }
+}
+
+/// The rows a statement returned, or the number it changed. Columns count from 1.
+pub struct Rows<'s> {
+    table: *mut pg_sys::SPITupleTable,
+    affected: u64,
+    session: PhantomData<&'s Session>,
+}
+
+impl Rows<'_> {
+    /// Rows returned, or changed by a statement without RETURNING.
+    pub fn count(&self) -> usize {
+        usize::try_from(self.affected).unwrap_or(usize::MAX)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.affected == 0
+    }
+
+    fn tuple(&self, row: usize) -> Option<pg_sys::HeapTuple> {
+        if self.table.is_null() || row >= self.count() {
+            return None;
+        }
+        // SAFETY: the tuple table has `affected` tuples (a statement with rows), and row is below that.
+        Some(unsafe { *(*self.table).vals.add(row) })
+    }
+
+    fn datum(&self, row: usize, column: c_int) -> Option<pg_sys::Datum> {
+        let tuple = self.tuple(row)?;
+        let mut is_null = true;
+        // SAFETY: the tuple belongs to this table; SPI_getbinval checks the column number.
+        let datum = unsafe { pg_sys::SPI_getbinval(tuple, (*self.table).tupdesc, column, &mut is_null) };
+        (!is_null).then_some(datum)
+    }
+
+    pub fn boolean(&self, row: usize, column: c_int) -> Option<bool> {
+        self.datum(row, column).map(|datum| datum.value() & 0xff != 0)
+    }
+
+    pub fn int(&self, row: usize, column: c_int) -> Option<i32> {
+        self.datum(row, column).map(|datum| datum.value() as i32)
+    }
+
+    pub fn bigint(&self, row: usize, column: c_int) -> Option<i64> {
+        self.datum(row, column).map(|datum| datum.value() as i64)
+    }
+
+    /// A `"char"` column.
+    pub fn letter(&self, row: usize, column: c_int) -> Option<u8> {
+        self.datum(row, column).map(|datum| datum.value() as u8)
+    }
+
+    pub fn timestamp(&self, row: usize, column: c_int) -> Option<Timestamp> {
+        self.bigint(row, column).map(Timestamp)
+    }
+
+    pub fn uuid(&self, row: usize, column: c_int) -> Option<Uuid> {
+        // SAFETY: the statements of sql/queries return uuid in this column.
+        self.datum(row, column).map(|datum| unsafe { datum::uuid(datum) })
+    }
+
+    pub fn interval(&self, row: usize, column: c_int) -> Option<Span> {
+        // SAFETY: the statements of sql/queries return interval in this column.
+        self.datum(row, column).map(|datum| unsafe { Interval::span(datum) })
+    }
+
+    pub fn jsonb(&self, row: usize, column: c_int) -> Option<Jsonb> {
+        // SAFETY: the statements of sql/queries return jsonb in this column.
+        self.datum(row, column).map(|datum| unsafe { Jsonb::from_datum(datum) })
+    }
+
+    pub fn text(&self, row: usize, column: c_int) -> Option<Text> {
+        // SAFETY: the statements of sql/queries return text in this column.
+        self.datum(row, column).map(|datum| unsafe { Text::from_datum(datum) })
+    }
+
+    /// As a Rust string; bytes that are not UTF-8 are replaced. For messages and option texts.
+    pub fn string(&self, row: usize, column: c_int) -> Option<String> {
+        self.text(row, column).map(|text| String::from_utf8_lossy(text.bytes()).into_owned())
+    }
+
+    /// Hands all rows to the calling query as they are.
+    pub fn pass_to(&self, sink: &RowSink) {
+        for row in 0..self.count() {
+            if let Some(tuple) = self.tuple(row) {
+                sink.put_tuple(tuple);
+            }
+        }
+    }
+}
+
+impl Drop for Rows<'_> {
+    fn drop(&mut self) {
+        if !self.table.is_null() && !std::thread::panicking() {
+            // SAFETY: the table came from SPI_execute_plan on this connection and is freed once. While a Postgres ERROR unwinds
+            // the transaction's abort frees it instead.
+            unsafe { pg_sys::SPI_freetuptable(self.table) };
+        }
+    }
+}

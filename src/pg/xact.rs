@@ -1,0 +1,122 @@
+//! What happens at the end of a transaction.
+//!
+//! A transaction in which Postgres itself logged nothing but one claim need not wait for the disk: if it is lost in a crash, the job
+//! is pending again and its lease is refused. It commits as with synchronous_commit = off. Any other write, before or after the
+//! claim, moves the end of this backend's WAL, and then the transaction commits as the caller has asked.
+
+use super::{shmem, switch};
+use pgrx::pg_sys;
+use std::cell::Cell;
+use std::ffi::{c_int, c_void};
+
+/// State of the open transaction. Cleared at its end.
+struct Transaction {
+    /// XactLastRecEnd right after a claim that was alone so far; 0: none.
+    claim_end: Cell<u64>,
+    /// Tell the launcher at commit that the extension was installed.
+    announce: Cell<bool>,
+}
+
+// SAFETY: a backend runs on one thread.
+unsafe impl Sync for Transaction {}
+
+static OPEN: Transaction = Transaction { claim_end: Cell::new(0), announce: Cell::new(false) };
+
+/// Registers the callback; once per process, from _PG_init.
+pub fn register() {
+    // SAFETY: the callback lives as long as the process.
+    unsafe { pg_sys::RegisterXactCallback(Some(at_end), std::ptr::null_mut()) }
+}
+
+/// Has this transaction written nothing yet, and will it end with the statement that runs now? Ask before the claim's first write.
+pub fn alone_so_far() -> bool {
+    // SAFETY: reads of this backend's transaction state.
+    unsafe {
+        pg_sys::GetTopTransactionIdIfAny() == pg_sys::InvalidTransactionId
+            && !pg_sys::IsTransactionBlock()
+            && pg_sys::GetCurrentTransactionNestLevel() == 1
+            && pg_sys::MyXactFlags & pg_sys::XACT_FLAGS_PIPELINING as c_int == 0
+    }
+}
+
+/// After a claim that was alone so far: commit without waiting unless something else is logged before the commit.
+pub fn commit_without_waiting_if_still_alone() {
+    if !has_triggers() {
+        // SAFETY: a variable of this backend.
+        OPEN.claim_end.set(unsafe { pg_sys::XactLastRecEnd });
+    }
+}
+
+/// Triggers on the job table: what they wrote was logged before the claim returned and must not be lost.
+fn has_triggers() -> bool {
+    // SAFETY: the claim holds a lock on the table until the transaction ends; the reference is closed at once.
+    unsafe {
+        let relation = pg_sys::RelationIdGetRelation(switch::table_oid(c"_job"));
+        if relation.is_null() {
+            return true;
+        }
+        let found = !(*relation).trigdesc.is_null();
+        pg_sys::RelationClose(relation);
+        found
+    }
+}
+
+/// Tells the launcher, once this transaction has committed, to look at the databases again.
+pub fn announce_at_commit() {
+    OPEN.announce.set(true);
+}
+
+/// The one transaction callback. Before the commit it may raise; after it (COMMIT) it neither allocates nor raises.
+unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _: *mut c_void) {
+    match event {
+        pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT => {
+            let claim_end = OPEN.claim_end.replace(0);
+            // SAFETY: a variable of this backend. The setting is local to the transaction: Postgres undoes it after success and
+            // after an error alike.
+            if claim_end != 0 && claim_end == unsafe { pg_sys::XactLastRecEnd } {
+                set_synchronous_commit_off();
+            }
+        }
+        pg_sys::XactEvent::XACT_EVENT_COMMIT => {
+            OPEN.claim_end.set(0);
+            if OPEN.announce.replace(false) {
+                shmem::ask_for_a_look_at_databases();
+            }
+        }
+        pg_sys::XactEvent::XACT_EVENT_ABORT | pg_sys::XactEvent::XACT_EVENT_PREPARE => {
+            OPEN.claim_end.set(0);
+            OPEN.announce.set(false);
+        }
+        _ => {}
+    }
+}
+
+unsafe extern "C-unwind" {
+    // Postgres's own: this callback has no Rust frame above it that would need pgrx's guard.
+    fn set_config_option(
+        name: *const std::ffi::c_char,
+        value: *const std::ffi::c_char,
+        context: pg_sys::GucContext::Type,
+        source: pg_sys::GucSource::Type,
+        action: pg_sys::GucAction::Type,
+        change: bool,
+        elevel: c_int,
+        is_reload: bool,
+    ) -> c_int;
+}
+
+fn set_synchronous_commit_off() {
+    // SAFETY: static strings; a user-settable setting; no Rust value with a destructor is alive here if it raises.
+    unsafe {
+        set_config_option(
+            c"synchronous_commit".as_ptr(),
+            c"off".as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_LOCAL,
+            true,
+            0,
+            false,
+        );
+    }
+}

@@ -1,0 +1,9 @@
+//! What is true without Postgres: no pgrx, no clock, no randomness of its own.
+
+pub mod backoff;
+pub mod lease;
+pub mod limits;
+pub mod names;
+pub mod ring;
+pub mod span;
+pub mod state;

@@ -1,0 +1,101 @@
+//! The settings, each described once: docs/reference/settings.md is checked against them.
+
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
+use std::ffi::{CStr, CString};
+
+static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
+static DATABASES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"*"));
+static TICK_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(1_000);
+static RESCUE_GRACE: GucSetting<i32> = GucSetting::<i32>::new(0);
+static ASYNC_CLAIM: GucSetting<bool> = GucSetting::<bool>::new(true);
+static MAX_PAYLOAD_BYTES: GucSetting<i32> = GucSetting::<i32>::new(1024 * 1024);
+
+/// A setting that counts milliseconds, for the time being shown and set with units.
+fn milliseconds(name: &'static CStr, short: &'static CStr, long: &'static CStr, setting: &'static GucSetting<i32>, min: i32, max: i32) {
+    GucRegistry::define_int_guc(name, short, long, setting, min, max, GucContext::Sighup, GucFlags::UNIT_MS);
+}
+
+/// Defines all settings; from _PG_init.
+pub fn define(preloading: bool) {
+    GucRegistry::define_bool_guc(
+        c"jobq.enabled",
+        c"Run jobq's background duties.",
+        c"Off: no rescue, no retention, no tombstones in any database. Claims and completions go on. Takes effect on reload.",
+        &ENABLED,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    // Only the postmaster may define a setting that needs a restart.
+    if preloading {
+        GucRegistry::define_string_guc(
+            c"jobq.databases",
+            c"Databases in which jobq's background worker runs: names separated by commas, or * for all.",
+            c"A name that does not exist is ignored.",
+            &DATABASES,
+            GucContext::Postmaster,
+            GucFlags::default(),
+        );
+    }
+    milliseconds(
+        c"jobq.tick_interval",
+        c"How often the background worker looks for lost workers and overdue attempts.",
+        c"A worker is noticed as lost this long after its lease has expired. A pass over a large table is followed by a pause of ten times its own duration.",
+        &TICK_INTERVAL,
+        100,
+        3_600_000,
+    );
+    milliseconds(
+        c"jobq.rescue_grace",
+        c"How long after a start, a promotion or a jump of the clock no job is rescued, if that is longer than the job's own lease.",
+        c"0 means one lease of the job: workers could not send heartbeats while the server was away.",
+        &RESCUE_GRACE,
+        0,
+        86_400_000,
+    );
+    GucRegistry::define_bool_guc(
+        c"jobq.async_claim",
+        c"Let a transaction that did nothing but claim jobs commit without waiting for the disk.",
+        c"If it is lost in a crash, the jobs are pending again and their leases are refused. Any other write in the transaction is waited for. Needs preload. Takes effect on reload.",
+        &ASYNC_CLAIM,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"jobq.max_payload_bytes",
+        c"The largest payload or result of a job.",
+        c"Measured as jsonb, before compression. Larger documents belong in a table of their own, with the job naming them.",
+        &MAX_PAYLOAD_BYTES,
+        1_024,
+        256 * 1024 * 1024,
+        GucContext::Sighup,
+        GucFlags::UNIT_BYTE,
+    );
+}
+
+pub fn enabled() -> bool {
+    ENABLED.get()
+}
+
+/// Does the background worker serve this database?
+pub fn serves(database: &str) -> bool {
+    DATABASES.get().is_none_or(|list| {
+        let list = list.to_string_lossy();
+        list.split(',').map(str::trim).any(|name| name == "*" || name == database)
+    })
+}
+
+pub fn tick_interval_ms() -> i64 {
+    i64::from(TICK_INTERVAL.get())
+}
+
+pub fn rescue_grace_ms() -> i64 {
+    i64::from(RESCUE_GRACE.get())
+}
+
+pub fn async_claim() -> bool {
+    ASYNC_CLAIM.get()
+}
+
+pub fn max_payload_bytes() -> usize {
+    usize::try_from(MAX_PAYLOAD_BYTES.get()).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,132 @@
+//! Adding jobs and handing them out.
+
+use super::queues::Queue;
+use super::statement;
+use crate::clock::Timestamp;
+use crate::error::Error;
+use crate::pg::datum::{Jsonb, Text};
+use crate::pg::spi::{Param, Rows, Session};
+use uuid::Uuid;
+
+/// What a new job's row holds besides its id and payload.
+pub struct NewJob<'a> {
+    pub enqueued_at: Timestamp,
+    pub run_at: Timestamp,
+    /// run_at is ahead.
+    pub scheduled: bool,
+    /// 0: the queue's.
+    pub timeout_ms: i64,
+    pub queue: i32,
+    pub priority: i32,
+    pub max_attempts: i32,
+    pub headers: Option<Jsonb>,
+    pub kind: &'a str,
+}
+
+/// A unique_key and whether it counts only until the job is claimed.
+#[derive(Clone, Copy)]
+pub struct UniqueKey {
+    pub key: Text,
+    pub while_pending: bool,
+}
+
+impl NewJob<'_> {
+    fn params(&self, id: Uuid, payload: Param) -> [Param; 11] {
+        [
+            id.into(),
+            self.enqueued_at.into(),
+            self.run_at.into(),
+            self.timeout_ms.into(),
+            self.queue.into(),
+            self.priority.into(),
+            self.max_attempts.into(),
+            self.scheduled.into(),
+            self.headers.into(),
+            self.kind.into(),
+            payload,
+        ]
+    }
+}
+
+pub fn add(session: &Session, id: Uuid, job: &NewJob<'_>, payload: Param) -> Result<(), Error> {
+    statement!(ADD, "enqueue", [Uuid, Timestamp, Timestamp, BigInt, Int, Int, Int, Bool, Jsonb, Text, Jsonb]);
+    session.run(&ADD, &job.params(id, payload))?;
+    Ok(())
+}
+
+/// False when an unfinished job of the queue has the key.
+pub fn add_unique(session: &Session, id: Uuid, job: &NewJob<'_>, payload: Param, unique: UniqueKey) -> Result<bool, Error> {
+    statement!(ADD, "enqueue_unique", [Uuid, Timestamp, Timestamp, BigInt, Int, Int, Int, Bool, Jsonb, Text, Jsonb, Bool, Text]);
+    let params: Vec<Param> =
+        job.params(id, payload).into_iter().chain([unique.while_pending.into(), unique.key.into()]).collect();
+    Ok(session.run(&ADD, &params)?.count() == 1)
+}
+
+pub fn by_unique_key(session: &Session, queue: i32, key: Text) -> Result<Option<Uuid>, Error> {
+    statement!(FIND, "job_by_unique_key", [Int, Text]);
+    Ok(session.run(&FIND, &[queue.into(), key.into()])?.uuid(0, 1))
+}
+
+/// `ids` and the elements of `payloads` are of the same number.
+pub fn add_many(session: &Session, ids: &[Uuid], job: &NewJob<'_>, payloads: Jsonb) -> Result<usize, Error> {
+    statement!(ADD, "enqueue_many", [UuidArray, Jsonb, Timestamp, Timestamp, BigInt, Int, Int, Int, Bool, Jsonb, Text]);
+    let params = [
+        ids.into(),
+        payloads.into(),
+        job.enqueued_at.into(),
+        job.run_at.into(),
+        job.timeout_ms.into(),
+        job.queue.into(),
+        job.priority.into(),
+        job.max_attempts.into(),
+        job.scheduled.into(),
+        job.headers.into(),
+        job.kind.into(),
+    ];
+    Ok(session.run(&ADD, &params)?.count())
+}
+
+/// How many payloads, how many that are neither object nor array, bytes of the largest.
+pub fn check_payloads(session: &Session, payloads: Jsonb) -> Result<(i32, i32, i32), Error> {
+    statement!(CHECK, "check_payloads", [Jsonb]);
+    let rows = session.run(&CHECK, &[payloads.into()])?;
+    Ok((rows.int(0, 1).unwrap_or(0), rows.int(0, 2).unwrap_or(0), rows.int(0, 3).unwrap_or(0)))
+}
+
+/// The elements of enqueue_jobs' array; columns as in the statement's file.
+pub fn job_specs<'s>(session: &'s Session, jobs: Jsonb) -> Result<Rows<'s>, Error> {
+    statement!(SPECS, "job_specs", [Jsonb]);
+    session.run(&SPECS, &[jobs.into()])
+}
+
+/// How a claim is made.
+pub struct Claim<'a> {
+    pub batch: i32,
+    pub now: Timestamp,
+    /// None: the queue's.
+    pub lease_ms: Option<i64>,
+    pub clock_part: i64,
+    pub random_part: i32,
+    pub worker: &'a str,
+    pub kinds: Option<&'a [Text]>,
+}
+
+/// Rows of jobq.claimed_job.
+pub fn claim<'s>(session: &'s Session, queue: &Queue, claim: &Claim<'_>) -> Result<Rows<'s>, Error> {
+    statement!(CLAIM, "claim", [Int, Int, Timestamp, BigInt, BigInt, Int, Text, TextArray, BigInt, Text]);
+    session.run(
+        &CLAIM,
+        &[
+            queue.id.into(),
+            claim.batch.into(),
+            claim.now.into(),
+            claim.lease_ms.unwrap_or(queue.lease_ms).into(),
+            claim.clock_part.into(),
+            claim.random_part.into(),
+            claim.worker.into(),
+            claim.kinds.into(),
+            queue.timeout_ms.into(),
+            queue.name.as_str().into(),
+        ],
+    )
+}

@@ -1,0 +1,116 @@
+//! Everything a lease holder may do, and what rescue does in its place.
+
+use super::statement;
+use crate::clock::Timestamp;
+use crate::error::Error;
+use crate::pg::datum::Jsonb;
+use crate::pg::spi::{Param, Session};
+use uuid::Uuid;
+
+/// Completes without history; false when the lease is stale or the queue keeps completed jobs.
+pub fn complete_and_forget(session: &Session, id: Uuid, lease: i64) -> Result<bool, Error> {
+    statement!(COMPLETE, "complete_drop", [Uuid, BigInt]);
+    Ok(session.run(&COMPLETE, &[id.into(), lease.into()])?.count() == 1)
+}
+
+/// Completes with history; false when the lease is stale or the queue keeps none.
+pub fn complete_and_keep(
+    session: &Session, id: Uuid, lease: i64, now: Timestamp, result: Option<Jsonb>, slot: i16,
+) -> Result<bool, Error> {
+    statement!(COMPLETE, "complete_keep", [Uuid, BigInt, Timestamp, Jsonb, Int]);
+    let params = [id.into(), lease.into(), now.into(), result.into(), i32::from(slot).into()];
+    Ok(session.run(&COMPLETE, &params)?.count() == 1)
+}
+
+/// The ids that were completed.
+pub fn complete_many(
+    session: &Session, ids: &[Uuid], leases: &[i64], results: Option<Jsonb>, now: Timestamp, slot: i16,
+) -> Result<Vec<Uuid>, Error> {
+    statement!(COMPLETE, "complete_many", [UuidArray, BigIntArray, Jsonb, Timestamp, Int]);
+    let params = [ids.into(), leases.into(), results.into(), now.into(), i32::from(slot).into()];
+    let rows = session.run(&COMPLETE, &params)?;
+    Ok((0..rows.count()).filter_map(|row| rows.uuid(row, 1)).collect())
+}
+
+/// A running job, locked for its lease holder.
+pub struct Held {
+    pub attempt: i32,
+    pub max_attempts: i32,
+    pub cancel_requested: bool,
+    /// The queue's policy as text; None: the built-in one.
+    pub backoff: Option<String>,
+}
+
+/// Locks a job for its lease holder; None when the lease is stale.
+pub fn hold(session: &Session, id: Uuid, lease: i64) -> Result<Option<Held>, Error> {
+    statement!(HOLD, "hold", [Uuid, BigInt]);
+    let rows = session.run(&HOLD, &[id.into(), lease.into()])?;
+    let held = || -> Option<Held> {
+        Some(Held {
+            attempt: rows.int(0, 1)?,
+            max_attempts: rows.int(0, 2)?,
+            cancel_requested: rows.boolean(0, 3)?,
+            backoff: rows.jsonb(0, 4).map(Jsonb::to_text),
+        })
+    };
+    Ok(held())
+}
+
+/// How a running job becomes pending again.
+pub struct Requeue {
+    /// None: it keeps its place.
+    pub run_at: Option<Timestamp>,
+    pub scheduled: bool,
+    pub attempts_given_back: i32,
+    pub crashes_added: i32,
+}
+
+/// For a job this transaction has locked. `lease` is the one it keeps.
+pub fn requeue(session: &Session, id: Uuid, lease: i64, how: &Requeue, error: Param, now: Timestamp) -> Result<(), Error> {
+    statement!(REQUEUE, "requeue", [Uuid, BigInt, Timestamp, Bool, Int, Int, Text, Timestamp]);
+    let params = [
+        id.into(),
+        lease.into(),
+        how.run_at.into(),
+        how.scheduled.into(),
+        how.attempts_given_back.into(),
+        how.crashes_added.into(),
+        error,
+        now.into(),
+    ];
+    exactly_one(session.run(&REQUEUE, &params)?.count())
+}
+
+/// For a job this transaction has locked.
+pub fn bury(session: &Session, id: Uuid, lease: i64, crashes_added: i32, error: Param, now: Timestamp) -> Result<(), Error> {
+    statement!(BURY, "bury", [Uuid, BigInt, Int, Text, Timestamp]);
+    exactly_one(session.run(&BURY, &[id.into(), lease.into(), crashes_added.into(), error, now.into()])?.count())
+}
+
+/// For an unfinished job this transaction has locked.
+pub fn archive_cancelled(session: &Session, id: Uuid, lease: i64, error: Param, now: Timestamp, slot: i16) -> Result<(), Error> {
+    statement!(ARCHIVE, "archive_cancelled", [Uuid, BigInt, Text, Timestamp, Int]);
+    exactly_one(session.run(&ARCHIVE, &[id.into(), lease.into(), error, now.into(), i32::from(slot).into()])?.count())
+}
+
+fn exactly_one(count: usize) -> Result<(), Error> {
+    if count == 1 { Ok(()) } else { Err(Error::internal("a locked job is gone")) }
+}
+
+/// Whether cancellation was asked for; None when the lease is stale.
+pub fn heartbeat(
+    session: &Session, id: Uuid, lease: i64, now: Timestamp, lease_ms: Option<i64>, progress: Option<f64>, note: Param,
+) -> Result<Option<bool>, Error> {
+    statement!(HEARTBEAT, "heartbeat", [Uuid, BigInt, Timestamp, BigInt, Double, Text]);
+    let params = [id.into(), lease.into(), now.into(), lease_ms.into(), progress.into(), note];
+    Ok(session.run(&HEARTBEAT, &params)?.boolean(0, 1))
+}
+
+/// Ids whose lease is current, with whether cancellation was asked for.
+pub fn heartbeat_many(
+    session: &Session, ids: &[Uuid], leases: &[i64], now: Timestamp, lease_ms: Option<i64>,
+) -> Result<Vec<(Uuid, bool)>, Error> {
+    statement!(HEARTBEAT, "heartbeat_many", [UuidArray, BigIntArray, Timestamp, BigInt]);
+    let rows = session.run(&HEARTBEAT, &[ids.into(), leases.into(), now.into(), lease_ms.into()])?;
+    Ok((0..rows.count()).filter_map(|row| Some((rows.uuid(row, 1)?, rows.boolean(row, 2)?))).collect())
+}

@@ -1,0 +1,102 @@
+//! Statements of the background duties.
+
+use super::statement;
+use crate::clock::Timestamp;
+use crate::error::Error;
+use crate::pg::datum::Jsonb;
+use crate::pg::spi::Session;
+use pgrx::pg_sys::Oid;
+use uuid::Uuid;
+
+/// A running job without a living worker, or past its deadline; locked.
+pub struct Zombie {
+    pub id: Uuid,
+    pub lease: i64,
+    pub attempt: i32,
+    pub max_attempts: i32,
+    pub crashes: i32,
+    pub cancel_requested: bool,
+    pub worker: String,
+    pub seen_at: Timestamp,
+    pub max_crashes: i32,
+    pub backoff: Option<String>,
+    /// False: the worker may live, but the attempt has run past its deadline.
+    pub lost: bool,
+}
+
+/// Which zombies.
+pub struct Search {
+    pub now: Timestamp,
+    pub grace_from: Timestamp,
+    pub grace_ms: i64,
+    /// Also jobs without a sign of life since then.
+    pub not_seen_since: Option<Timestamp>,
+    pub deadlines: bool,
+    pub batch: i32,
+}
+
+pub fn zombies(session: &Session, search: &Search) -> Result<Vec<Zombie>, Error> {
+    statement!(ZOMBIES, "zombies", [Timestamp, Timestamp, BigInt, Timestamp, Bool, Int]);
+    let rows = session.run(
+        &ZOMBIES,
+        &[
+            search.now.into(),
+            search.grace_from.into(),
+            search.grace_ms.into(),
+            search.not_seen_since.into(),
+            search.deadlines.into(),
+            search.batch.into(),
+        ],
+    )?;
+    let zombie = |row| -> Option<Zombie> {
+        Some(Zombie {
+            id: rows.uuid(row, 1)?,
+            lease: rows.bigint(row, 2)?,
+            attempt: rows.int(row, 3)?,
+            max_attempts: rows.int(row, 4)?,
+            crashes: rows.int(row, 5)?,
+            cancel_requested: rows.boolean(row, 6)?,
+            worker: rows.string(row, 7)?,
+            seen_at: rows.timestamp(row, 8)?,
+            max_crashes: rows.int(row, 9)?,
+            backoff: rows.jsonb(row, 10).map(Jsonb::to_text),
+            lost: rows.boolean(row, 11).unwrap_or(false),
+        })
+    };
+    Ok((0..rows.count()).filter_map(zombie).collect())
+}
+
+/// Deletes finished jobs past their queue's retention, up to `batch`: how many.
+pub fn delete_expired_history(session: &Session, now: Timestamp, batch: i32) -> Result<usize, Error> {
+    statement!(EXPIRED, "expired_history", [Timestamp, Int]);
+    Ok(session.run(&EXPIRED, &[now.into(), batch.into()])?.count())
+}
+
+/// Jobs added to a dropped queue by a transaction that was open then: id and lease, locked.
+pub fn late_arrivals(session: &Session, batch: i32) -> Result<Vec<(Uuid, i64)>, Error> {
+    statement!(LATE, "late_arrivals", [Int]);
+    let rows = session.run(&LATE, &[batch.into()])?;
+    Ok((0..rows.count()).filter_map(|row| rows.uuid(row, 1).zip(rows.bigint(row, 2))).collect())
+}
+
+pub fn remove_tombstones(session: &Session, now: Timestamp) -> Result<usize, Error> {
+    statement!(REMOVE, "remove_tombstones", [Timestamp]);
+    Ok(session.run(&REMOVE, &[now.into()])?.count())
+}
+
+/// Makes this database the original; false when it was.
+pub fn adopt(session: &Session, database: Oid) -> Result<bool, Error> {
+    statement!(ADOPT, "adopt", [Oid]);
+    Ok(session.run(&ADOPT, &[database.into()])?.count() == 1)
+}
+
+/// Does this history partition hold rows, and none that finished after `cutoff`?
+pub fn slot_is_expired(session: &Session, slot: i16, cutoff: Timestamp) -> Result<bool, Error> {
+    statement!(EXPIRED, "slot_is_expired", [Int, Timestamp]);
+    Ok(session.run(&EXPIRED, &[i32::from(slot).into(), cutoff.into()])?.boolean(0, 1).unwrap_or(false))
+}
+
+pub fn retentions_differ(session: &Session, longest_ms: i64) -> Result<bool, Error> {
+    statement!(DIFFER, "retentions_differ", [BigInt]);
+    Ok(session.run(&DIFFER, &[longest_ms.into()])?.boolean(0, 1).unwrap_or(false))
+}

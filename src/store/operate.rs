@@ -1,0 +1,101 @@
+//! Operators' statements: cancel, reschedule, retry, delete, purge.
+
+use super::statement;
+use crate::clock::Timestamp;
+use crate::error::Error;
+use crate::pg::datum::Text;
+use crate::pg::spi::Session;
+use crate::rules::state::State;
+use uuid::Uuid;
+
+/// What is known of a job by its id.
+pub struct Whereabouts {
+    pub state: State,
+    pub lease: i64,
+    pub worker: String,
+}
+
+/// None: never existed, deleted, or past its retention.
+pub fn whereabouts(session: &Session, id: Uuid, now: Timestamp) -> Result<Option<Whereabouts>, Error> {
+    statement!(WHEREABOUTS, "whereabouts", [Uuid, Timestamp]);
+    let rows = session.run(&WHEREABOUTS, &[id.into(), now.into()])?;
+    let found = || -> Option<Whereabouts> {
+        Some(Whereabouts {
+            state: State::from_letter(rows.letter(0, 1)?)?,
+            lease: rows.bigint(0, 2)?,
+            worker: rows.string(0, 3)?,
+        })
+    };
+    Ok(found())
+}
+
+/// An unfinished job, locked.
+pub struct Unfinished {
+    pub state: State,
+    pub lease: i64,
+    pub attempt: i32,
+}
+
+/// None: it is finished or unknown.
+pub fn lock_unfinished(session: &Session, id: Uuid) -> Result<Option<Unfinished>, Error> {
+    statement!(LOCK, "lock_unfinished", [Uuid]);
+    let rows = session.run(&LOCK, &[id.into()])?;
+    let found = || -> Option<Unfinished> {
+        Some(Unfinished { state: State::from_letter(rows.letter(0, 1)?)?, lease: rows.bigint(0, 2)?, attempt: rows.int(0, 3)? })
+    };
+    Ok(found())
+}
+
+pub fn request_cancel(session: &Session, id: Uuid) -> Result<(), Error> {
+    statement!(REQUEST, "request_cancel", [Uuid]);
+    session.run(&REQUEST, &[id.into()])?;
+    Ok(())
+}
+
+/// For a pending job this transaction has locked.
+pub fn reschedule(
+    session: &Session, id: Uuid, run_at: Timestamp, scheduled: bool, priority: Option<i32>, max_attempts: Option<i32>,
+) -> Result<(), Error> {
+    statement!(RESCHEDULE, "reschedule", [Uuid, Timestamp, Bool, Int, Int]);
+    session.run(&RESCHEDULE, &[id.into(), run_at.into(), scheduled.into(), priority.into(), max_attempts.into()])?;
+    Ok(())
+}
+
+pub fn delete_pending(session: &Session, id: Uuid) -> Result<bool, Error> {
+    statement!(DELETE, "delete_pending", [Uuid]);
+    Ok(session.run(&DELETE, &[id.into()])?.count() == 1)
+}
+
+pub fn delete_finished(session: &Session, id: Uuid) -> Result<bool, Error> {
+    statement!(DELETE, "delete_finished", [Uuid]);
+    Ok(session.run(&DELETE, &[id.into()])?.int(0, 1).unwrap_or(0) > 0)
+}
+
+/// False when the job is not there, or its unique_key is taken: then the caller must raise, to undo the half that was done.
+pub fn retry_failed_job(session: &Session, id: Uuid, now: Timestamp) -> Result<bool, Error> {
+    statement!(RETRY, "retry_dead", [Uuid, Timestamp]);
+    Ok(session.run(&RETRY, &[id.into(), now.into()])?.count() == 1)
+}
+
+/// As `retry_failed_job`, for a cancelled one.
+pub fn retry_cancelled_job(session: &Session, id: Uuid, now: Timestamp) -> Result<bool, Error> {
+    statement!(RETRY, "retry_history", [Uuid, Timestamp]);
+    Ok(session.run(&RETRY, &[id.into(), now.into()])?.count() == 1)
+}
+
+pub fn retry_failed(session: &Session, queue: Option<i32>, kind: Option<Text>, batch: i32, now: Timestamp) -> Result<usize, Error> {
+    statement!(RETRY, "retry_failed", [Int, Text, Int, Timestamp]);
+    Ok(session.run(&RETRY, &[queue.into(), kind.into(), batch.into(), now.into()])?.count())
+}
+
+pub fn purge_failed(session: &Session, queue: i32, before: Timestamp, batch: i32) -> Result<usize, Error> {
+    statement!(PURGE, "purge_dead", [Int, Timestamp, Int]);
+    Ok(session.run(&PURGE, &[queue.into(), before.into(), batch.into()])?.count())
+}
+
+/// `state` is completed or cancelled.
+pub fn purge_history(session: &Session, queue: i32, state: State, before: Timestamp, batch: i32) -> Result<usize, Error> {
+    statement!(PURGE, "purge_history", [Int, Timestamp, Int, Text]);
+    let letter = if state == State::Completed { "c" } else { "x" };
+    Ok(session.run(&PURGE, &[queue.into(), before.into(), batch.into(), letter.into()])?.count())
+}
