@@ -106,7 +106,9 @@ impl Error {
             Error::UnknownRole => "jobq: there is no such role".into(),
             Error::QueueExists { queue } => format!("jobq: queue {queue} already exists"),
             Error::QueueInUse { queue, .. } => format!("jobq: queue {queue} has unfinished jobs"),
-            Error::UniqueKeyRace { queue } => format!("jobq: the unique_key in queue {queue} was taken and freed again and again"),
+            Error::UniqueKeyRace { queue } => {
+                format!("jobq: the unique_key in queue {queue} was taken and freed again and again")
+            }
             Error::NeedsPreload { feature } => format!("jobq: {feature} needs jobq in shared_preload_libraries"),
             Error::ReadOnly { verb } => format!("jobq: cannot {verb} in a read-only transaction"),
             Error::Internal { what } => format!("jobq: {what}"),
@@ -126,7 +128,9 @@ impl Error {
 
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Error::LeaseLost { .. } => Some("Roll back and forget the job: somebody else works on it, or it is over. Do not repeat the call."),
+            Error::LeaseLost { .. } => {
+                Some("Roll back and forget the job: somebody else works on it, or it is over. Do not repeat the call.")
+            }
             Error::AlreadyFinished { .. } => Some("An earlier commit went through: roll back and count the job as done."),
             Error::IllegalMove { hint, .. } => Some(hint),
             Error::Invalid { hint, .. } => *hint,

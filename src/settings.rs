@@ -11,7 +11,14 @@ static ASYNC_CLAIM: GucSetting<bool> = GucSetting::<bool>::new(true);
 static MAX_PAYLOAD_BYTES: GucSetting<i32> = GucSetting::<i32>::new(1024 * 1024);
 
 /// A setting that counts milliseconds, for the time being shown and set with units.
-fn milliseconds(name: &'static CStr, short: &'static CStr, long: &'static CStr, setting: &'static GucSetting<i32>, min: i32, max: i32) {
+fn milliseconds(
+    name: &'static CStr,
+    short: &'static CStr,
+    long: &'static CStr,
+    setting: &'static GucSetting<i32>,
+    min: i32,
+    max: i32,
+) {
     GucRegistry::define_int_guc(name, short, long, setting, min, max, GucContext::Sighup, GucFlags::UNIT_MS);
 }
 

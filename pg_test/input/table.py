@@ -82,7 +82,7 @@ def _expanded(file: str, entry: dict[str, Any], major: int) -> Iterator[Case]:
             what += f" <- {value!r}" if len(value) < 100 else f" <- {len(value)} characters"
             sql, setup = ([s.replace("{value}", value) for s in steps] for steps in (sql, setup))
             check = check and check.replace("{value}", value)
-        if value and value.startswith("@"):
+        if value and value[1:] and value.startswith("@"):
             value = VALUES[value[1:]]
         yield Case(entry["row"], what, state, sql, entry.get("role", "app"), setup, _list(entry.get("before", [])), value,
                    entry.get("names"), entry.get("hint"), entry.get("returns"), entry.get("rows"), check)

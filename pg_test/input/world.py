@@ -60,9 +60,9 @@ class World:
             session.close()
         self._sessions.clear()
 
-    def restart_without_preload(self) -> None:
+    def restart(self, preload: bool) -> None:
         self.disconnect()
-        self.server.configure({"shared_preload_libraries": ""})
+        self.server.configure({"shared_preload_libraries": "jobq" if preload else ""})
         self.server.restart()
         self.connect()
 

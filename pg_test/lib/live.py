@@ -17,9 +17,9 @@ PATIENCE_SECONDS = 60
 Connection = psycopg.Connection[Any]
 
 
-def connect(server: Cluster, user: str = SUPERUSER, **options: Any) -> Connection:
+def connect(server: Cluster, user: str = SUPERUSER, dbname: str = "postgres", **options: Any) -> Connection:
     """A connection in autocommit mode that prepares nothing by itself."""
-    return psycopg.connect(server.conninfo(user=user), autocommit=True, prepare_threshold=None, **options)
+    return psycopg.connect(server.conninfo(dbname, user), autocommit=True, prepare_threshold=None, **options)
 
 
 def scalar(session: Connection, sql: str, parameters: Any = None) -> Any:

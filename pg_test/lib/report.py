@@ -15,6 +15,10 @@ class Failed(Exception):
     """What a check expected and what it got."""
 
 
+class Skipped(Exception):
+    """Why a check cannot be made on this machine."""
+
+
 class Report:
     def __init__(self) -> None:
         self.passed = self.failed = self.skipped = 0
@@ -45,6 +49,8 @@ class Report:
         """Whatever the block raises is a failure of this check and of no other."""
         try:
             yield
+        except Skipped as reason:
+            self.skip(what, str(reason))
         except Failed as reason:
             self.not_ok(what, str(reason))
         except Exception as error:

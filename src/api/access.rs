@@ -15,8 +15,20 @@ const PRODUCER: &[&str] = &["enqueue", "enqueue_many", "enqueue_jobs", "cancel",
 const WORKER: &[&str] = &["claim", "complete", "complete_many", "fail", "release", "heartbeat", "heartbeat_many"];
 const READER: &[&str] = &["job", "stats", "diagnose"];
 const OPERATOR: &[&str] = &[
-    "rescue_zombies", "create_queue", "alter_queue", "drop_queue", "pause", "resume", "retry", "retry_failed", "delete", "purge",
-    "resume_after_restore", "tick", "grant_access", "revoke_access",
+    "rescue_zombies",
+    "create_queue",
+    "alter_queue",
+    "drop_queue",
+    "pause",
+    "resume",
+    "retry",
+    "retry_failed",
+    "delete",
+    "purge",
+    "resume_after_restore",
+    "tick",
+    "grant_access",
+    "revoke_access",
 ];
 /// What everybody with any access has.
 const COMMON: &[&str] = &["version"];

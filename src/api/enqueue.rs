@@ -170,7 +170,7 @@ fn array_len(document: Jsonb, argument: &'static str) -> Result<usize, Error> {
     if document.kind() != JsonKind::Array {
         return Err(Error::invalid(argument, "be a JSON array"));
     }
-    match document.len() {
+    match document.element_count() {
         n if n > BATCH_MAX as usize => {
             Err(Error::TooLong { argument, limit: format!("{BATCH_MAX} elements"), size: format!("{n} elements") })
         }
@@ -247,9 +247,8 @@ pub fn enqueue_jobs(call: &Call) -> Outcome {
     Ok(Answer::Null)
 }
 
-const SPEC_FIELDS: [&str; 11] = [
-    "kind", "payload", "queue", "priority", "run_at", "delay", "max_attempts", "timeout", "unique_key", "headers", "options",
-];
+const SPEC_FIELDS: [&str; 11] =
+    ["kind", "payload", "queue", "priority", "run_at", "delay", "max_attempts", "timeout", "unique_key", "headers", "options"];
 
 /// Reads the row that sql/queries/job_specs.sql makes of one element.
 fn read_spec(rows: &pg::spi::Rows<'_>, row: usize, now: Timestamp) -> Result<Spec, Error> {
@@ -278,7 +277,9 @@ fn read_spec(rows: &pg::spi::Rows<'_>, row: usize, now: Timestamp) -> Result<Spe
 /// Adds the jobs, those with keys in the order of their keys: two calls with the same keys in other orders cannot deadlock.
 fn add_specs(session: &Session, specs: &[Spec]) -> Result<Vec<(Uuid, bool)>, Error> {
     let mut order: Vec<(usize, &Spec)> = specs.iter().enumerate().collect();
-    order.sort_by_key(|(place, spec)| (spec.request.unique.map(|unique| (&spec.request.queue, unique.key.bytes().to_vec())), *place));
+    order.sort_by_key(|(place, spec)| {
+        (spec.request.unique.map(|unique| (&spec.request.queue, unique.key.bytes().to_vec())), *place)
+    });
     let mut queues: HashMap<&str, Queue> = HashMap::new();
     let mut added: Vec<(usize, Uuid, bool)> = Vec::with_capacity(specs.len());
     for (place, spec) in order {

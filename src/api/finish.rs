@@ -22,9 +22,7 @@ use uuid::Uuid;
 fn refusal(session: &Session, id: Uuid, lease: i64, now: Timestamp) -> Result<Error, Error> {
     Ok(match store::operate::whereabouts(session, id, now)? {
         None => Error::NoSuchJob { id },
-        Some(job) if job.state == State::Running => {
-            Error::LeaseLost { id, now: format!("Worker {} holds it now.", job.worker) }
-        }
+        Some(job) if job.state == State::Running => Error::LeaseLost { id, now: format!("Worker {} holds it now.", job.worker) },
         Some(job) if job.lease == lease && lease > 0 => Error::AlreadyFinished { id, state: job.state.to_string() },
         Some(job) => Error::LeaseLost { id, now: format!("The job is {} now.", job.state) },
     })
@@ -74,7 +72,7 @@ fn pairs(call: &Call) -> Result<(Vec<Uuid>, Vec<i64>), Error> {
 
 fn results(document: Option<Jsonb>, count: usize) -> Result<Option<Jsonb>, Error> {
     let Some(document) = document else { return Ok(None) };
-    if document.kind() != JsonKind::Array || document.len() != count {
+    if document.kind() != JsonKind::Array || document.element_count() != count {
         return Err(Error::invalid("results", "be a JSON array as long as ids"));
     }
     fits(document, "results", settings::max_payload_bytes().saturating_mul(count.max(1))).map(Some)
@@ -101,8 +99,7 @@ pub fn complete_many(call: &Call) -> Outcome {
     let now = Timestamp::now();
     let done: HashSet<Uuid> = as_owner(Planner::ByIndex, |session| {
         let slot = history_slot(session, now)?;
-        let done: HashSet<Uuid> =
-            store::finish::complete_many(session, &ids, &leases, results, now, slot)?.into_iter().collect();
+        let done: HashSet<Uuid> = store::finish::complete_many(session, &ids, &leases, results, now, slot)?.into_iter().collect();
         match ids.iter().zip(&leases).find(|(id, _)| !done.contains(*id)) {
             Some((id, lease)) if !skip => Err(refusal(session, *id, *lease, now)?),
             _ => Ok(done),
@@ -189,9 +186,11 @@ fn progress(given: Option<f64>) -> Result<Option<f64>, Error> {
 
 fn note(given: Option<&Text>) -> Result<Param, Error> {
     match given.map(Text::chars) {
-        Some(chars) if chars > NOTE_CHARS => {
-            Err(Error::TooLong { argument: "note", limit: format!("{NOTE_CHARS} characters"), size: format!("{chars} characters") })
-        }
+        Some(chars) if chars > NOTE_CHARS => Err(Error::TooLong {
+            argument: "note",
+            limit: format!("{NOTE_CHARS} characters"),
+            size: format!("{chars} characters"),
+        }),
         _ => Ok(given.copied().into()),
     }
 }

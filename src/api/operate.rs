@@ -78,7 +78,9 @@ pub fn retry(call: &Call) -> Outcome {
         // Somebody else has just retried it; or its row is gone from where it was (undone by this error) and its key is taken.
         match store::operate::whereabouts(session, id, Timestamp::now())? {
             Some(job) => Err(illegal(id, "retry", job.state, HINT)),
-            None => Err(illegal(id, "retry", state, "Another unfinished job has its unique_key: finish or cancel that one first.")),
+            None => {
+                Err(illegal(id, "retry", state, "Another unfinished job has its unique_key: finish or cancel that one first."))
+            }
         }
     })?;
     Ok(Answer::Text(State::Pending.word().into()))
@@ -118,9 +120,9 @@ pub fn purge(call: &Call) -> Outcome {
     let name = required(queue_name(&queue_argument, "queue")?, "queue")?;
     let state_argument = required(call.text(1), "state")?;
     let word = state_argument.utf8("state")?;
-    let state = State::from_word(word).filter(|state| state.is_final()).ok_or_else(|| {
-        Error::invalid_value("state", "be completed, cancelled or failed", word.escape_debug())
-    })?;
+    let state = State::from_word(word)
+        .filter(|state| state.is_final())
+        .ok_or_else(|| Error::invalid_value("state", "be completed, cancelled or failed", word.escape_debug()))?;
     let older_than_ms = required(call.interval(2), "older_than")?.millis("older_than", 0, AHEAD_MAX_MS)?;
     let batch = call.int(3).map_or(Ok(PURGE_DEFAULT), |n| within(n, "batch", 1, PURGE_MAX))?;
     let before = Timestamp::now().minus_ms(older_than_ms);

@@ -52,7 +52,7 @@ pub extern "C-unwind" fn jobq_launcher_main(_argument: pg_sys::Datum) {
                 process::wait(ROUND_MS);
             }
             Err(message) => {
-                error_pause_ms = (error_pause_ms * 2).clamp(ROUND_MS, RESEND_MAX_MS);
+                error_pause_ms = i64::saturating_mul(error_pause_ms, 2).clamp(ROUND_MS, RESEND_MAX_MS);
                 pgrx::log!("jobq launcher: {message}; next try in {} s", error_pause_ms / 1_000);
                 process::wait(error_pause_ms);
             }
@@ -113,7 +113,7 @@ impl Launcher {
             return Ok(());
         }
         if process::start_maintainer(database) {
-            let pause_ms = self.visits.get(&key).map_or(RESEND_MS, |visit| (visit.pause_ms * 2).min(RESEND_MAX_MS));
+            let pause_ms = self.visits.get(&key).map_or(RESEND_MS, |visit| visit.pause_ms.saturating_mul(2).min(RESEND_MAX_MS));
             self.visits.insert(key, Visit { sent_at: now, pause_ms, running: false });
         } else {
             self.complain(now, database);

@@ -41,13 +41,16 @@ impl Duty {
     fn run_if_due(&mut self) -> Result<(), String> {
         let started = Timestamp::now();
         // A due time further ahead than the interval means that the clock was set back.
-        if self.due_at.is_some_and(|due| due > started && due.ms_since(started) <= (self.every_ms)().max(ERROR_PAUSE_MAX_MS) * PAUSE_FACTOR) {
+        if self.due_at.is_some_and(|due| {
+            due > started && due.ms_since(started) <= (self.every_ms)().max(ERROR_PAUSE_MAX_MS).saturating_mul(PAUSE_FACTOR)
+        }) {
             return Ok(());
         }
         let done = transaction(self.activity, Planner::Free, self.run)?;
         let finished = Timestamp::now();
         let took_ms = finished.ms_since(started).max(0);
-        let pause_ms = if done >= PASS_DEFAULT as usize { 0 } else { (self.every_ms)().max(took_ms.saturating_mul(PAUSE_FACTOR)) };
+        let pause_ms =
+            if done >= PASS_DEFAULT as usize { 0 } else { (self.every_ms)().max(took_ms.saturating_mul(PAUSE_FACTOR)) };
         self.due_at = Some(finished.plus_ms(pause_ms));
         Ok(())
     }
@@ -124,7 +127,7 @@ fn serve(database: pg_sys::Oid) -> Result<(), String> {
                 process::wait(settings::tick_interval_ms().min(LOOK_MS));
             }
             Err(message) => {
-                error_pause_ms = (error_pause_ms * 2).clamp(ERROR_PAUSE_MS, ERROR_PAUSE_MAX_MS);
+                error_pause_ms = i64::saturating_mul(error_pause_ms, 2).clamp(ERROR_PAUSE_MS, ERROR_PAUSE_MAX_MS);
                 pgrx::log!("jobq maintainer: {message}; next try in {} s", error_pause_ms / 1_000);
                 rest(database, error_pause_ms);
             }
@@ -137,7 +140,7 @@ fn rest(database: pg_sys::Oid, pause_ms: i64) {
     let mut left_ms = pause_ms;
     while left_ms > 0 {
         process::wait(left_ms.min(LOOK_MS));
-        left_ms -= LOOK_MS;
+        left_ms = left_ms.saturating_sub(LOOK_MS);
         if !matches!(bare_transaction(c"look", || process::database_is_free(database)), Ok(true)) {
             return;
         }
@@ -150,7 +153,9 @@ fn ticked(slot: &Maintainer) {
 
 fn extension() -> Result<Option<(pg_sys::Oid, String)>, String> {
     match bare_transaction(c"look", process::extension)? {
-        Some(oid) => transaction(c"look", Planner::Free, store::inspect::extension).map(|found| found.filter(|found| found.0 == oid)),
+        Some(oid) => {
+            transaction(c"look", Planner::Free, store::inspect::extension).map(|found| found.filter(|found| found.0 == oid))
+        }
         None => Ok(None),
     }
 }

@@ -50,9 +50,7 @@ fn end_lost(session: &Session, zombie: &Zombie, fence: i64, now: Timestamp, slot
             let how = Requeue { run_at: None, scheduled: false, attempts_given_back: 0, crashes_added: 1 };
             store::finish::requeue(session, zombie.id, fence, &how, Param::from(lost.as_str()), now)
         }
-        Rescue::Cancelled => {
-            store::finish::archive_cancelled(session, zombie.id, fence, Param::from(lost.as_str()), now, slot)
-        }
+        Rescue::Cancelled => store::finish::archive_cancelled(session, zombie.id, fence, Param::from(lost.as_str()), now, slot),
         Rescue::AttemptsSpent => {
             let error = format!("{lost}; no attempt is left");
             store::finish::bury(session, zombie.id, fence, 1, Param::from(error.as_str()), now)

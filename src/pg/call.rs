@@ -130,7 +130,12 @@ impl RowSink {
         let mut nulls: Vec<bool> = values.iter().map(|value| value.is_null()).collect();
         // SAFETY: both arrays have one entry per column of the declared type (the caller's table in sql/schema); values are copied.
         unsafe {
-            pg_sys::tuplestore_putvalues((*self.rsinfo).setResult, (*self.rsinfo).setDesc, datums.as_mut_ptr(), nulls.as_mut_ptr());
+            pg_sys::tuplestore_putvalues(
+                (*self.rsinfo).setResult,
+                (*self.rsinfo).setDesc,
+                datums.as_mut_ptr(),
+                nulls.as_mut_ptr(),
+            );
         }
     }
 }
@@ -208,9 +213,10 @@ fn pack_sqlstate(code: [u8; 5]) -> c_int {
 #[macro_export]
 macro_rules! sql_functions {
     ($($symbol:ident => $function:path),* $(,)?) => { $(
+        /// # Safety
         /// Called by Postgres's function manager only.
         #[unsafe(no_mangle)]
-        pub extern "C-unwind" fn $symbol(fcinfo: pgrx::pg_sys::FunctionCallInfo) -> pgrx::pg_sys::Datum {
+        pub unsafe extern "C-unwind" fn $symbol(fcinfo: pgrx::pg_sys::FunctionCallInfo) -> pgrx::pg_sys::Datum {
             // SAFETY: Postgres calls this symbol with a valid fcinfo.
             unsafe { $crate::pg::call::enter(fcinfo, $function) }
         }

@@ -42,7 +42,10 @@ impl Text {
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: from_datum detoasted it; the length comes from its own header.
         unsafe {
-            std::slice::from_raw_parts(pgrx::varlena::vardata_any(self.varlena).cast(), pgrx::varlena::varsize_any_exhdr(self.varlena))
+            std::slice::from_raw_parts(
+                pgrx::varlena::vardata_any(self.varlena).cast(),
+                pgrx::varlena::varsize_any_exhdr(self.varlena),
+            )
         }
     }
 
@@ -64,7 +67,8 @@ impl Text {
     pub fn chars(&self) -> usize {
         let bytes = self.bytes();
         // SAFETY: the pointer and length describe one slice; pg_mbstrlen_with_len only reads it.
-        let chars = unsafe { pg_sys::pg_mbstrlen_with_len(bytes.as_ptr().cast(), c_int::try_from(bytes.len()).unwrap_or(c_int::MAX)) };
+        let chars =
+            unsafe { pg_sys::pg_mbstrlen_with_len(bytes.as_ptr().cast(), c_int::try_from(bytes.len()).unwrap_or(c_int::MAX)) };
         usize::try_from(chars).unwrap_or(0)
     }
 
@@ -112,7 +116,7 @@ impl Jsonb {
     }
 
     /// Elements of the root array, or fields of the root object.
-    pub fn len(&self) -> usize {
+    pub fn element_count(&self) -> usize {
         (self.root() & JB_CMASK) as usize
     }
 
@@ -164,7 +168,14 @@ unsafe fn elements(datum: pg_sys::Datum, element: &Element, argument: &'static s
         }
         let (mut datums, mut nulls, mut count) = (std::ptr::null_mut(), std::ptr::null_mut(), 0);
         pg_sys::deconstruct_array(
-            array, element.oid, element.len, element.by_value, element.align as _, &mut datums, &mut nulls, &mut count,
+            array,
+            element.oid,
+            element.len,
+            element.by_value,
+            element.align as _,
+            &mut datums,
+            &mut nulls,
+            &mut count,
         );
         let count = usize::try_from(count).unwrap_or(0);
         if count == 0 {

@@ -33,7 +33,9 @@ pub fn change(grant: bool, object: &Object<'_>, role: pg_sys::Oid) {
         let (kind, privilege, objects) = match object {
             Object::Schema => (pg_sys::ObjectType::OBJECT_SCHEMA, c"usage", list([string("jobq").cast()])),
             Object::Views(names) => (pg_sys::ObjectType::OBJECT_TABLE, c"select", list(names.iter().map(|name| view(name)))),
-            Object::Functions(names) => (pg_sys::ObjectType::OBJECT_FUNCTION, c"execute", list(names.iter().map(|name| function(name)))),
+            Object::Functions(names) => {
+                (pg_sys::ObjectType::OBJECT_FUNCTION, c"execute", list(names.iter().map(|name| function(name))))
+            }
         };
         let grantee: *mut pg_sys::RoleSpec = node(pg_sys::NodeTag::T_RoleSpec);
         (*grantee).roletype = pg_sys::RoleSpecType::ROLESPEC_CSTRING;

@@ -164,9 +164,9 @@ fn message_of(panic: &Box<dyn std::any::Any + Send>) -> String {
     use pg_sys::panic::CaughtError;
     if let Some(caught) = panic.downcast_ref::<CaughtError>() {
         return match caught {
-            CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) | CaughtError::RustPanic { ereport: report, .. } => {
-                report.message().to_string()
-            }
+            CaughtError::PostgresError(report)
+            | CaughtError::ErrorReport(report)
+            | CaughtError::RustPanic { ereport: report, .. } => report.message().to_string(),
         };
     }
     panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "a panic without a message".into())
@@ -211,7 +211,8 @@ pub fn database_is_free(database: pg_sys::Oid) -> bool {
     };
     // SAFETY: the lock that a new session takes on its database, asked for without waiting.
     unsafe {
-        pg_sys::LockAcquire(&tag, pg_sys::RowExclusiveLock as c_int, false, true) != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
+        pg_sys::LockAcquire(&tag, pg_sys::RowExclusiveLock as c_int, false, true)
+            != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
     }
 }
 

@@ -95,7 +95,11 @@ impl Backoff {
             }
             Backoff::Linear { jitter, .. } | Backoff::Constant { jitter, .. } => jitter,
         };
-        if (0.0..=1.0).contains(jitter) { Ok(()) } else { Err(Error::invalid_value("backoff.jitter", "be between 0 and 1", jitter)) }
+        if (0.0..=1.0).contains(jitter) {
+            Ok(())
+        } else {
+            Err(Error::invalid_value("backoff.jitter", "be between 0 and 1", jitter))
+        }
     }
 
     /// Milliseconds to wait after attempt number `attempt` (1 is the first). `random` in 0..1 places the delay within its jitter.

@@ -15,7 +15,12 @@ pub fn complete_and_forget(session: &Session, id: Uuid, lease: i64) -> Result<bo
 
 /// Completes with history; false when the lease is stale or the queue keeps none.
 pub fn complete_and_keep(
-    session: &Session, id: Uuid, lease: i64, now: Timestamp, result: Option<Jsonb>, slot: i16,
+    session: &Session,
+    id: Uuid,
+    lease: i64,
+    now: Timestamp,
+    result: Option<Jsonb>,
+    slot: i16,
 ) -> Result<bool, Error> {
     statement!(COMPLETE, "complete_keep", [Uuid, BigInt, Timestamp, Jsonb, Int]);
     let params = [id.into(), lease.into(), now.into(), result.into(), i32::from(slot).into()];
@@ -24,7 +29,12 @@ pub fn complete_and_keep(
 
 /// The ids that were completed.
 pub fn complete_many(
-    session: &Session, ids: &[Uuid], leases: &[i64], results: Option<Jsonb>, now: Timestamp, slot: i16,
+    session: &Session,
+    ids: &[Uuid],
+    leases: &[i64],
+    results: Option<Jsonb>,
+    now: Timestamp,
+    slot: i16,
 ) -> Result<Vec<Uuid>, Error> {
     statement!(COMPLETE, "complete_many", [UuidArray, BigIntArray, Jsonb, Timestamp, Int]);
     let params = [ids.into(), leases.into(), results.into(), now.into(), i32::from(slot).into()];
@@ -99,7 +109,13 @@ fn exactly_one(count: usize) -> Result<(), Error> {
 
 /// Whether cancellation was asked for; None when the lease is stale.
 pub fn heartbeat(
-    session: &Session, id: Uuid, lease: i64, now: Timestamp, lease_ms: Option<i64>, progress: Option<f64>, note: Param,
+    session: &Session,
+    id: Uuid,
+    lease: i64,
+    now: Timestamp,
+    lease_ms: Option<i64>,
+    progress: Option<f64>,
+    note: Param,
 ) -> Result<Option<bool>, Error> {
     statement!(HEARTBEAT, "heartbeat", [Uuid, BigInt, Timestamp, BigInt, Double, Text]);
     let params = [id.into(), lease.into(), now.into(), lease_ms.into(), progress.into(), note];
@@ -108,7 +124,11 @@ pub fn heartbeat(
 
 /// Ids whose lease is current, with whether cancellation was asked for.
 pub fn heartbeat_many(
-    session: &Session, ids: &[Uuid], leases: &[i64], now: Timestamp, lease_ms: Option<i64>,
+    session: &Session,
+    ids: &[Uuid],
+    leases: &[i64],
+    now: Timestamp,
+    lease_ms: Option<i64>,
 ) -> Result<Vec<(Uuid, bool)>, Error> {
     statement!(HEARTBEAT, "heartbeat_many", [UuidArray, BigIntArray, Timestamp, BigInt]);
     let rows = session.run(&HEARTBEAT, &[ids.into(), leases.into(), now.into(), lease_ms.into()])?;

@@ -54,7 +54,12 @@ pub fn request_cancel(session: &Session, id: Uuid) -> Result<(), Error> {
 
 /// For a pending job this transaction has locked.
 pub fn reschedule(
-    session: &Session, id: Uuid, run_at: Timestamp, scheduled: bool, priority: Option<i32>, max_attempts: Option<i32>,
+    session: &Session,
+    id: Uuid,
+    run_at: Timestamp,
+    scheduled: bool,
+    priority: Option<i32>,
+    max_attempts: Option<i32>,
 ) -> Result<(), Error> {
     statement!(RESCHEDULE, "reschedule", [Uuid, Timestamp, Bool, Int, Int]);
     session.run(&RESCHEDULE, &[id.into(), run_at.into(), scheduled.into(), priority.into(), max_attempts.into()])?;
@@ -83,7 +88,13 @@ pub fn retry_cancelled_job(session: &Session, id: Uuid, now: Timestamp) -> Resul
     Ok(session.run(&RETRY, &[id.into(), now.into()])?.count() == 1)
 }
 
-pub fn retry_failed(session: &Session, queue: Option<i32>, kind: Option<Text>, batch: i32, now: Timestamp) -> Result<usize, Error> {
+pub fn retry_failed(
+    session: &Session,
+    queue: Option<i32>,
+    kind: Option<Text>,
+    batch: i32,
+    now: Timestamp,
+) -> Result<usize, Error> {
     statement!(RETRY, "retry_failed", [Int, Text, Int, Timestamp]);
     Ok(session.run(&RETRY, &[queue.into(), kind.into(), batch.into(), now.into()])?.count())
 }

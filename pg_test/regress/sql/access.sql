@@ -65,7 +65,7 @@ SELECT lease FROM jobq._job;
 UPDATE jobq._job SET state = 'p';
 INSERT INTO jobq._queue (id, name, created_at) VALUES (99, 'x', now());
 TRUNCATE jobq._job;
-CREATE TRIGGER planted AFTER UPDATE ON jobq._job FOR EACH ROW EXECUTE FUNCTION t.welcome();
+CREATE TRIGGER planted AFTER UPDATE ON jobq._job FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger();
 CREATE FUNCTION jobq.planted() RETURNS int LANGUAGE sql AS 'SELECT 1';
 CREATE TABLE jobq.planted (x int);
 SELECT * FROM jobq._queue_options;
