@@ -9,9 +9,11 @@ use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::rules::span::Span;
 use pgrx::pg_sys;
+use std::any::Any;
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::ffi::{c_char, c_int};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use uuid::Uuid;
 
 /// What a function answers; `Null` also ends a set-returning one.
@@ -145,14 +147,18 @@ impl RowSink {
 /// # Safety
 /// Only Postgres's function manager may call this, through the exported functions below.
 pub unsafe fn enter(fcinfo: pg_sys::FunctionCallInfo, function: fn(&Call) -> Outcome) -> pg_sys::Datum {
-    // SAFETY: pgrx's guard is meant for the top of a function that Postgres calls: it turns a caught Postgres ERROR, or a panic,
-    // into an ERROR after the Rust frames inside the closure have been unwound. fcinfo is valid for the call.
+    // Errors of the server arrive here as panics: pgrx catches their longjmp at each call into Postgres, so that Rust frames unwind.
+    // SAFETY: the guard is for what fails while the answer itself is made (out of memory); it is at the top of the Rust frames.
     let finished = unsafe {
         pg_sys::panic::pgrx_extern_c_guard(|| {
-            let call = Call { fcinfo, rows: Cell::new(std::ptr::null_mut()) };
-            match function(&call) {
-                Ok(answer) => Ok(datum_of(answer)),
-                Err(refusal) => Err(error_data(&refusal)),
+            let outcome = catch_unwind(AssertUnwindSafe(|| {
+                let call = Call { fcinfo, rows: Cell::new(std::ptr::null_mut()) };
+                function(&call).map(datum_of)
+            }));
+            match outcome {
+                Ok(Ok(answer)) => Ok(answer),
+                Ok(Err(refusal)) => Err(raisable(&Raised::from(refusal))),
+                Err(panic) => Err(raisable(&Raised::from(panic))),
             }
         })
     };
@@ -184,20 +190,60 @@ unsafe extern "C-unwind" {
     fn ThrowErrorData(edata: *mut pg_sys::ErrorData) -> !;
 }
 
+/// What is told to the client.
+struct Raised {
+    sqlerrcode: c_int,
+    message: String,
+    detail: Option<String>,
+    hint: Option<String>,
+}
+
+impl From<Error> for Raised {
+    fn from(refusal: Error) -> Self {
+        Raised {
+            sqlerrcode: pack_sqlstate(refusal.sqlstate()),
+            message: refusal.message(),
+            detail: refusal.detail(),
+            hint: refusal.hint().map(String::from),
+        }
+    }
+}
+
+impl From<Box<dyn Any + Send>> for Raised {
+    /// The server's own error as it was, or XX000 for a panic. pgrx would add a backtrace with the paths of the build machine.
+    fn from(panic: Box<dyn Any + Send>) -> Self {
+        use pg_sys::panic::CaughtError;
+        match panic.downcast_ref::<CaughtError>() {
+            Some(CaughtError::PostgresError(report) | CaughtError::ErrorReport(report)) => Raised {
+                sqlerrcode: report.sql_error_code() as c_int,
+                message: report.message().to_string(),
+                detail: report.detail().map(String::from),
+                hint: report.hint().map(String::from),
+            },
+            _ => {
+                let text = panic.downcast_ref::<String>().cloned();
+                let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string()));
+                Raised::from(Error::internal(text.unwrap_or_else(|| "a panic without a message".into())))
+            }
+        }
+    }
+}
+
 /// An ErrorData in the current memory context, freed with the failed transaction.
-fn error_data(refusal: &Error) -> *mut pg_sys::ErrorData {
+fn raisable(raised: &Raised) -> *mut pg_sys::ErrorData {
     let copy = |text: &str| -> *mut c_char {
         // SAFETY: pnstrdup copies the bytes into the current memory context and adds the terminating zero.
         unsafe { pg_sys::pnstrdup(text.as_ptr().cast(), text.len()) }
     };
+    let copy_if_any = |text: &Option<String>| text.as_deref().map_or(std::ptr::null_mut(), copy);
     // SAFETY: palloc0 returns zeroed memory of the asked size or raises; ErrorData is plain data for which zero means "not given".
     unsafe {
         let data: *mut pg_sys::ErrorData = pg_sys::palloc0(size_of::<pg_sys::ErrorData>()).cast();
         (*data).elevel = pgrx::PgLogLevel::ERROR as c_int;
-        (*data).sqlerrcode = pack_sqlstate(refusal.sqlstate());
-        (*data).message = copy(&refusal.message());
-        (*data).detail = refusal.detail().map_or(std::ptr::null_mut(), |text| copy(&text));
-        (*data).hint = refusal.hint().map_or(std::ptr::null_mut(), copy);
+        (*data).sqlerrcode = raised.sqlerrcode;
+        (*data).message = copy(&raised.message);
+        (*data).detail = copy_if_any(&raised.detail);
+        (*data).hint = copy_if_any(&raised.hint);
         (*data).filename = c"jobq".as_ptr();
         (*data).funcname = c"jobq".as_ptr();
         data

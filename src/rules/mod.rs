@@ -7,3 +7,7 @@ pub mod names;
 pub mod ring;
 pub mod span;
 pub mod state;
+
+#[cfg(test)]
+#[allow(clippy::expect_used, clippy::arithmetic_side_effects)]
+mod tests;
