@@ -34,10 +34,8 @@ pub enum Error {
     QueueInUse { queue: String, unfinished: i64 },
     /// 40001: a concurrent transaction kept taking and finishing the same unique_key.
     UniqueKeyRace { queue: String },
-    /// 55000
-    NeedsPreload { feature: &'static str },
-    /// 25006
-    ReadOnly { verb: &'static str },
+    /// 55000: what needs the shared memory of a preloaded library, which this version does not have.
+    NotInThisVersion { feature: &'static str },
     /// XX000: the database contradicts jobq. Always a bug, or tables changed by hand.
     Internal { what: String },
 }
@@ -85,8 +83,7 @@ impl Error {
             Error::QueueExists { .. } => b"42710",
             Error::QueueInUse { .. } => b"2BP01",
             Error::UniqueKeyRace { .. } => b"40001",
-            Error::NeedsPreload { .. } => b"55000",
-            Error::ReadOnly { .. } => b"25006",
+            Error::NotInThisVersion { .. } => b"55000",
             Error::Internal { .. } => b"XX000",
         }
     }
@@ -109,8 +106,7 @@ impl Error {
             Error::UniqueKeyRace { queue } => {
                 format!("jobq: the unique_key in queue {queue} was taken and freed again and again")
             }
-            Error::NeedsPreload { feature } => format!("jobq: {feature} needs jobq in shared_preload_libraries"),
-            Error::ReadOnly { verb } => format!("jobq: cannot {verb} in a read-only transaction"),
+            Error::NotInThisVersion { feature } => format!("jobq: {feature} is not in this version"),
             Error::Internal { what } => format!("jobq: {what}"),
         }
     }
@@ -138,7 +134,7 @@ impl Error {
             Error::UnknownQueue { .. } => Some("Create it with jobq.create_queue."),
             Error::QueueExists { .. } => Some("Change its options with jobq.alter_queue."),
             Error::QueueInUse { .. } => Some("Pass force => true to drop them too."),
-            Error::NeedsPreload { .. } => Some("Add jobq to shared_preload_libraries in postgresql.conf and restart the server."),
+            Error::NotInThisVersion { .. } => Some("Use bind => 'lease': the job comes back when its lease ends."),
             Error::Internal { .. } => Some("Were jobq's private tables changed by hand? If not, this is a bug in jobq."),
             _ => None,
         }

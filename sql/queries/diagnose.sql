@@ -1,6 +1,6 @@
 -- Rows of jobq.check_result. $1 now, $2 preloaded, $3 last tick or NULL, $4 the tick interval in ms, $5 jobq.enabled, $6 is this
 -- the original (not a restored copy), $7 library version, $8 schema version, $9 and $10 checkpoints
--- by time and by request since the statistics were reset.
+-- by time and by request since the statistics were reset, $11 in recovery.
 SELECT check_name, status, detail, hint FROM (
     SELECT 1, 'preload',
            CASE WHEN $2 THEN 'ok' ELSE 'warn' END,
@@ -8,13 +8,21 @@ SELECT check_name, status, detail, hint FROM (
            CASE WHEN NOT $2 THEN 'Add jobq to shared_preload_libraries and restart, or call jobq.tick() from your own scheduler.' END
     UNION ALL
     SELECT 2, 'background_worker',
-           CASE WHEN NOT $2 OR NOT $5 THEN 'warn'
-                WHEN $3 IS NULL OR $3 < $1 - greatest(5 * $4, 10000) * interval '1 millisecond' THEN 'error' ELSE 'ok' END,
-           CASE WHEN NOT $5 THEN 'jobq.enabled is off' WHEN $3 IS NULL THEN 'has not ticked in this database since the server started'
+           CASE WHEN $11 THEN 'ok'
+                WHEN NOT $2 OR NOT $5 THEN 'warn'
+                WHEN here.silent AND here.new THEN 'warn'
+                WHEN here.silent THEN 'error' ELSE 'ok' END,
+           CASE WHEN $11 THEN 'a standby: it runs after promotion'
+                WHEN NOT $5 THEN 'jobq.enabled is off'
+                WHEN $3 IS NULL THEN 'has not ticked in this database since the server started'
                 ELSE 'last tick ' || round(extract(epoch FROM $1 - $3)::numeric, 1) || ' s ago' END,
-           CASE WHEN NOT $5 THEN 'Set jobq.enabled = on and reload.'
-                WHEN $2 AND ($3 IS NULL OR $3 < $1 - greatest(5 * $4, 10000) * interval '1 millisecond')
-                THEN 'Is max_worker_processes reached, or this database missing in jobq.databases? The server log says more.' END
+           CASE WHEN $11 OR NOT $2 THEN NULL
+                WHEN NOT $5 THEN 'Set jobq.enabled = on and reload.'
+                WHEN here.silent AND here.new THEN 'It is being started: look again in a few seconds.'
+                WHEN here.silent THEN 'Is max_worker_processes reached, or this database missing in jobq.databases? The server log says more.' END
+    FROM (SELECT $3 IS NULL OR $3 < $1 - greatest(5 * $4, 10000) * interval '1 millisecond' AS silent,
+                 greatest(h.installed_at, pg_postmaster_start_time()) > $1 - interval '15 seconds' AS new
+          FROM jobq._here AS h) AS here
     UNION ALL
     SELECT 3, 'restored_copy',
            CASE WHEN $6 THEN 'ok' ELSE 'warn' END,
@@ -39,11 +47,14 @@ SELECT check_name, status, detail, hint FROM (
     FROM jobq._dead AS d
     UNION ALL
     SELECT 7, 'oldest_pending',
-           CASE WHEN min(j.run_at) < $1 - interval '5 minutes' THEN 'warn' ELSE 'ok' END,
-           CASE WHEN min(j.run_at) IS NULL THEN 'no ready job is waiting'
-                ELSE 'the oldest ready job waits for ' || round(extract(epoch FROM $1 - min(greatest(j.run_at, j.enqueued_at)))::numeric, 1) || ' s' END,
-           CASE WHEN min(j.run_at) < $1 - interval '5 minutes' THEN 'Are there enough workers? Is the queue paused? See jobq.queues and jobq.workers.' END
-    FROM jobq._job AS j WHERE j.state = 'p' AND j.run_at <= $1
+           CASE WHEN w.since < $1 - interval '5 minutes' THEN 'warn' ELSE 'ok' END,
+           CASE WHEN w.since IS NULL THEN 'no ready job is waiting'
+                ELSE 'the oldest ready job waits for ' || round(extract(epoch FROM $1 - w.since)::numeric, 1) || ' s' END,
+           CASE WHEN w.since < $1 - interval '5 minutes' THEN 'Are there enough workers? See jobq.queues and jobq.workers.' END
+    FROM (SELECT min(greatest(j.run_at, j.enqueued_at)) AS since
+          FROM jobq._job AS j
+          WHERE j.state = 'p' AND j.run_at <= $1
+            AND j.queue_id <> ALL (ARRAY(SELECT q.id FROM jobq._queue AS q WHERE q.paused))) AS w
     UNION ALL
     SELECT 8, 'xmin_holders',
            CASE WHEN count(*) > 0 THEN 'warn' ELSE 'ok' END,

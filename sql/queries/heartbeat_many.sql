@@ -1,15 +1,17 @@
--- Keeps the leases that are current; returns id and whether cancellation was asked for. Rows are locked in the order of their ids.
+-- Keeps the leases that are current; returns id and whether cancellation was asked for. $1 ids, $2 leases, $3 now, $4 length in ms or
+-- NULL. Rows are locked in the order of their ids. Index: primary key. HOT.
 WITH held AS MATERIALIZED (
     SELECT j.id
-    FROM jobq._job AS j
-    WHERE j.id = ANY ($1) AND j.state = 'r'
-      AND j.lease = (SELECT g.lease FROM ROWS FROM (unnest($1), unnest($2)) AS g (id, lease) WHERE g.id = j.id)
+    FROM ROWS FROM (unnest($1), unnest($2)) AS g (id, lease)
+    JOIN jobq._job AS j ON j.id = g.id AND j.lease = g.lease
+    WHERE j.state = 'r'
     ORDER BY j.id
-    FOR UPDATE
+    FOR UPDATE OF j
 )
 UPDATE jobq._job AS j
 SET seen_at = greatest(j.seen_at, $3),
     lease_ms = greatest(j.lease_ms, $4),
     lease_expires_at = greatest(j.lease_expires_at, $3 + coalesce($4, j.lease_ms) * interval '1 millisecond')
-WHERE j.id = ANY (ARRAY(SELECT held.id FROM held)) AND j.state = 'r'
+FROM held
+WHERE j.id = held.id AND j.state = 'r'
 RETURNING j.id, j.cancel_requested

@@ -1,5 +1,5 @@
 -- Forgets dropped queues that nothing refers to: no job, no history, and no transaction (prepared ones included) that was open
--- when they were dropped and may still add one.
+-- when they were dropped and may still add one. Should one slip through, its job is found all the same: see late_arrivals.sql.
 DELETE FROM jobq._queue AS q
 WHERE q.dropped_at IS NOT NULL
   AND NOT EXISTS (SELECT 1 FROM jobq._job AS j WHERE j.queue_id = q.id)

@@ -154,15 +154,20 @@ CREATE TABLE jobq._history_31 PARTITION OF jobq._history FOR VALUES IN (31);
 
 -- Which installation is this? The sequence is dumped, the table is not: after a restore they differ, and the background duties
 -- wait for resume_after_restore(). pg_upgrade carries both. The database's oid tells a copy made with CREATE DATABASE ... TEMPLATE.
+-- A restore sets the sequence last of all. Until then it is told by row_security, which every dump switches off at its start:
+-- origin 0 matches no sequence.
 CREATE SEQUENCE jobq._origin AS bigint MINVALUE 1;
 CREATE TABLE jobq._here (
     only_row boolean NOT NULL PRIMARY KEY DEFAULT true CHECK (only_row),
     origin bigint NOT NULL,
-    database oid NOT NULL
+    database oid NOT NULL,
+    installed_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 INSERT INTO jobq._here (origin, database)
-SELECT setval('jobq._origin', 1 + (('x' || substr(replace(gen_random_uuid()::text, '-', ''), 1, 12))::bit(48)::bigint)), d.oid
-FROM pg_database AS d WHERE d.datname = current_database();
+SELECT CASE WHEN current_setting('row_security')::boolean THEN o.value ELSE 0 END, d.oid
+FROM setval('jobq._origin', 1 + (('x' || substr(replace(gen_random_uuid()::text, '-', ''), 1, 12))::bit(48)::bigint)) AS o (value),
+     pg_database AS d
+WHERE d.datname = current_database();
 
 SELECT pg_extension_config_dump('jobq._queue', '');
 SELECT pg_extension_config_dump('jobq._queue_id_seq', '');

@@ -1,10 +1,12 @@
 -- Views read the private tables with their owner's rights; SELECT on them is what grant_access(..., 'reader') gives.
--- Each branch names one table and no join, so that WHERE id = and ORDER BY id DESC LIMIT go down to the primary keys.
+-- Each branch names one table and no join, so that WHERE id = and ORDER BY id DESC LIMIT go down to the primary keys. What it needs
+-- of a queue comes from one object that is built once per query: a sub-select per row would make the planner expect, and compile
+-- for, far more work than there is.
 
 CREATE VIEW jobq.jobs AS
 SELECT
     j.id,
-    CASE j.queue_id WHEN 0 THEN 'default' ELSE (SELECT q.name FROM jobq._queue AS q WHERE q.id = j.queue_id) END AS queue,
+    CASE j.queue_id WHEN 0 THEN 'default' ELSE (SELECT jsonb_object_agg(q.id, q.name) FROM jobq._queue AS q) ->> j.queue_id::text END AS queue,
     j.kind,
     CASE j.state WHEN 'p' THEN 'pending' ELSE 'running' END AS state,
     j.priority,
@@ -31,7 +33,7 @@ FROM jobq._job AS j
 UNION ALL
 SELECT
     d.id,
-    CASE d.queue_id WHEN 0 THEN 'default' ELSE (SELECT q.name FROM jobq._queue AS q WHERE q.id = d.queue_id) END,
+    CASE d.queue_id WHEN 0 THEN 'default' ELSE (SELECT jsonb_object_agg(q.id, q.name) FROM jobq._queue AS q) ->> d.queue_id::text END,
     d.kind, 'failed', d.priority, d.payload, d.headers, d.attempt, d.max_attempts, d.crashes, d.run_at, d.enqueued_at,
     nullif(d.claimed_at, '-infinity'), d.finished_at, NULL, NULL, nullif(d.worker, ''), nullif(d.progress, -1), nullif(d.note, ''),
     NULL, d.errors -> -1 ->> 'error', d.errors, d.unique_key, false
@@ -39,7 +41,7 @@ FROM jobq._dead AS d
 UNION ALL
 SELECT
     h.id,
-    CASE h.queue_id WHEN 0 THEN 'default' ELSE (SELECT q.name FROM jobq._queue AS q WHERE q.id = h.queue_id) END,
+    CASE h.queue_id WHEN 0 THEN 'default' ELSE (SELECT jsonb_object_agg(q.id, q.name) FROM jobq._queue AS q) ->> h.queue_id::text END,
     h.kind, CASE h.state WHEN 'c' THEN 'completed' ELSE 'cancelled' END,
     h.priority, h.payload, h.headers, h.attempt, h.max_attempts, h.crashes, h.run_at, h.enqueued_at,
     nullif(h.claimed_at, '-infinity'), h.finished_at, NULL, NULL, nullif(h.worker, ''), nullif(h.progress, -1), nullif(h.note, ''),
@@ -47,13 +49,14 @@ SELECT
 FROM jobq._history AS h
 -- Past the queue's retention a job is gone, whether or not the maintainer has been here yet.
 WHERE h.finished_at > statement_timestamp()
-      - coalesce((SELECT q.retention_ms FROM jobq._queue AS q WHERE q.id = h.queue_id), 604800000) * interval '1 millisecond';
+      - coalesce(((SELECT jsonb_object_agg(q.id, q.retention_ms) FROM jobq._queue AS q) ->> h.queue_id::text)::bigint, 604800000)
+        * interval '1 millisecond';
 COMMENT ON VIEW jobq.jobs IS 'Every job, live or finished. Ids are time-ordered: ORDER BY id DESC is newest first, by index. Filters other than id scan.';
 
 CREATE VIEW jobq.running_jobs AS
 SELECT
     j.id,
-    CASE j.queue_id WHEN 0 THEN 'default' ELSE (SELECT q.name FROM jobq._queue AS q WHERE q.id = j.queue_id) END AS queue,
+    CASE j.queue_id WHEN 0 THEN 'default' ELSE (SELECT jsonb_object_agg(q.id, q.name) FROM jobq._queue AS q) ->> j.queue_id::text END AS queue,
     j.kind, j.priority, j.attempt, j.max_attempts, j.crashes, j.worker, j.claimed_at, j.seen_at AS last_seen_at, j.lease_expires_at,
     nullif(j.deadline_at, '-infinity') AS deadline_at,
     nullif(j.progress, -1) AS progress,
@@ -66,7 +69,7 @@ COMMENT ON VIEW jobq.running_jobs IS 'Jobs that a worker holds now, with the wor
 CREATE VIEW jobq.failed_jobs AS
 SELECT
     d.id,
-    CASE d.queue_id WHEN 0 THEN 'default' ELSE (SELECT q.name FROM jobq._queue AS q WHERE q.id = d.queue_id) END AS queue,
+    CASE d.queue_id WHEN 0 THEN 'default' ELSE (SELECT jsonb_object_agg(q.id, q.name) FROM jobq._queue AS q) ->> d.queue_id::text END AS queue,
     d.kind, d.priority, d.payload, d.headers, d.attempt, d.max_attempts, d.crashes, d.enqueued_at, d.finished_at,
     nullif(d.worker, '') AS worker,
     d.errors -> -1 ->> 'error' AS last_error,

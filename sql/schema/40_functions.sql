@@ -119,7 +119,7 @@ COMMENT ON FUNCTION jobq.grant_access IS 'Lets a role use jobq as producer, work
 
 CREATE FUNCTION jobq.revoke_access(role regrole, access text) RETURNS boolean
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'jobq_revoke_access';
-COMMENT ON FUNCTION jobq.revoke_access IS 'Undoes grant_access. What another access that the role has also needs stays. Returns whether anything changed.';
+COMMENT ON FUNCTION jobq.revoke_access IS 'Takes from a role what belongs to an access, whichever grant it came from; with the last of it also USAGE on the schema. Returns whether anything changed.';
 
 -- Looking
 

@@ -45,7 +45,7 @@ fn kinds(given: Option<Vec<Text>>) -> Result<Option<Vec<Text>>, Error> {
 fn check_bind(given: Option<&Text>) -> Result<(), Error> {
     match given.map(|bind| bind.utf8("bind")).transpose()? {
         None | Some("lease") => Ok(()),
-        Some("session") => Err(Error::NeedsPreload { feature: "bind => 'session'" }),
+        Some("session") => Err(Error::NotInThisVersion { feature: "bind => 'session'" }),
         Some(other) => Err(Error::invalid_value("bind", "be 'lease' or 'session'", other.escape_debug())),
     }
 }

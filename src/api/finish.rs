@@ -12,7 +12,7 @@ use crate::pg::spi::{Param, Session};
 use crate::pg::switch::{Planner, as_owner};
 use crate::rules::limits::{AHEAD_MAX_MS, BATCH_MAX, ERROR_BYTES, NOTE_CHARS};
 use crate::rules::state::{State, after_failure};
-use crate::store::finish::Requeue;
+use crate::store::finish::{Cancelled, Requeue};
 use crate::{settings, store};
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
@@ -134,7 +134,10 @@ pub fn fail(call: &Call) -> Outcome {
         let error = kept_error(error_argument.as_ref());
         let next = after_failure(held.attempt, held.max_attempts, retry, held.cancel_requested);
         match next {
-            State::Cancelled => store::finish::archive_cancelled(session, id, lease, error, now, history_slot(session, now)?)?,
+            State::Cancelled => {
+                let how = Cancelled { error, crashes_added: 0, slot: history_slot(session, now)? };
+                store::finish::archive_cancelled(session, id, lease, &how, now)?;
+            }
             State::Pending => {
                 let delay_ms = retry_in_ms
                     .unwrap_or_else(|| policy(held.backoff.as_deref()).delay_ms(held.attempt, pg::server::random_share()));
@@ -162,7 +165,8 @@ pub fn release(call: &Call) -> Outcome {
     let state = as_owner(Planner::ByIndex, |session| {
         let Some(held) = store::finish::hold(session, id, lease)? else { return Err(refusal(session, id, lease, now)?) };
         if held.cancel_requested {
-            store::finish::archive_cancelled(session, id, lease, Param::NULL, now, history_slot(session, now)?)?;
+            let how = Cancelled { error: Param::NULL, crashes_added: 0, slot: history_slot(session, now)? };
+            store::finish::archive_cancelled(session, id, lease, &how, now)?;
             return Ok(State::Cancelled);
         }
         let how = Requeue {

@@ -54,6 +54,7 @@ pub fn diagnose(call: &Call) -> Outcome {
             schema_version: &schema_version,
             checkpoints_timed,
             checkpoints_requested,
+            in_recovery: pg::server::in_recovery(),
         };
         store::inspect::diagnose(session, &facts)?.pass_to(&sink);
         Ok(())

@@ -11,6 +11,7 @@ use crate::pg::switch::{Planner, as_owner};
 use crate::rules::limits::{AHEAD_MAX_MS, ATTEMPTS_MAX, PASS_DEFAULT, PURGE_DEFAULT, PURGE_MAX};
 use crate::rules::state::State;
 use crate::store;
+use crate::store::finish::Cancelled;
 use uuid::Uuid;
 
 /// The state of a finished job; JQ003 when there is none.
@@ -33,7 +34,8 @@ pub fn cancel(call: &Call) -> Outcome {
             Ok(State::Running)
         }
         Some(job) => {
-            store::finish::archive_cancelled(session, id, job.lease, Param::NULL, now, history_slot(session, now)?)?;
+            let how = Cancelled { error: Param::NULL, crashes_added: 0, slot: history_slot(session, now)? };
+            store::finish::archive_cancelled(session, id, job.lease, &how, now)?;
             Ok(State::Cancelled)
         }
     })?;
@@ -66,7 +68,11 @@ pub fn retry(call: &Call) -> Outcome {
     let id = required(call.uuid(0), "id")?;
     let now = Timestamp::now();
     as_owner(Planner::ByIndex, |session| {
-        let state = finished_state(session, id, now)?;
+        let job = store::operate::whereabouts(session, id, now)?.ok_or(Error::NoSuchJob { id })?;
+        let state = job.state;
+        if state.is_final() && job.queue_dropped {
+            return Err(illegal(id, "retry", state, "Its queue was dropped."));
+        }
         let retried = match state {
             State::Failed => store::operate::retry_failed_job(session, id, now)?,
             State::Cancelled => store::operate::retry_cancelled_job(session, id, now)?,

@@ -115,7 +115,7 @@ pub fn drop_queue(call: &Call) -> Outcome {
         if unfinished > 0 && !force {
             return Err(Error::QueueInUse { queue: name.clone(), unfinished });
         }
-        store::queues::drop(session, id, Timestamp::now())
+        store::queues::drop(session, id, Timestamp::now(), force)
     })?;
     Ok(Answer::BigInt(dropped))
 }

@@ -13,12 +13,10 @@ use std::collections::HashMap;
 use std::ffi::c_int;
 
 const ROUND_MS: i64 = 1_000;
-/// A maintainer that left, for whatever reason, is sent again after this, doubled each time it does not stay.
+/// A maintainer that left, for whatever reason, is sent again after this, doubled each time it has not served.
 const RESEND_MS: i64 = 1_000;
 /// A database without jobq is looked at again this rarely: CREATE EXTENSION tells us, this is for what does not tell (a clone).
 const RESEND_MAX_MS: i64 = 60_000;
-/// A maintainer that stayed this long counts as healthy.
-const STAYED_MS: i64 = 10_000;
 /// The log says at most this often that background worker slots are missing.
 const COMPLAIN_MS: i64 = 60_000;
 
@@ -90,15 +88,13 @@ impl Launcher {
         if let Some(visit) = self.visits.get_mut(&key) {
             if running {
                 visit.running = true;
-                if now.ms_since(visit.sent_at) > STAYED_MS {
-                    visit.pause_ms = RESEND_MS;
-                }
                 return Ok(());
             }
-            if visit.running {
-                // It was here and has left: killed, or out of somebody's way.
+            if visit.running || maintainer::has_ticked_since(database, visit.sent_at) {
+                // It has served and left: killed, or out of somebody's way. Only one that never served makes us slower.
                 visit.running = false;
                 visit.sent_at = now;
+                visit.pause_ms = RESEND_MS;
             }
             // A clock that was set back must not keep us waiting.
             if (0..visit.pause_ms).contains(&now.ms_since(visit.sent_at)) {

@@ -22,6 +22,7 @@ const SLOW_DUTY_MS: i64 = 60_000;
 /// The pause after an error, doubled for each further one.
 const ERROR_PAUSE_MS: i64 = 1_000;
 const ERROR_PAUSE_MAX_MS: i64 = 60_000;
+const STAND_DOWN_MS: i64 = 60_000;
 
 /// A duty with its own next due time.
 struct Duty {
@@ -102,11 +103,7 @@ extern "C-unwind" fn clean_up(_: c_int, _: pg_sys::Datum) {
 fn serve(database: pg_sys::Oid) -> Result<(), String> {
     let Some(extension) = extension()? else { return Ok(()) };
     if !KNOWN_SCHEMAS.contains(&extension.1.as_str()) {
-        pgrx::log!(
-            "jobq maintainer stands down: the schema is version {}, this library knows {}. ALTER EXTENSION jobq UPDATE, or restart the server if the library was replaced",
-            extension.1,
-            KNOWN_SCHEMAS.join(", ")
-        );
+        stand_down(database, &extension.1);
         return Ok(());
     }
     // Another one that is still there goes on alone.
@@ -126,6 +123,8 @@ fn serve(database: pg_sys::Oid) -> Result<(), String> {
                 error_pause_ms = 0;
                 process::wait(settings::tick_interval_ms().min(LOOK_MS));
             }
+            // It was dropped while we were at it.
+            Err(_) if !matches!(installed(), Ok(Some(oid)) if oid == extension.0) => return Ok(()),
             Err(message) => {
                 error_pause_ms = i64::saturating_mul(error_pause_ms, 2).clamp(ERROR_PAUSE_MS, ERROR_PAUSE_MAX_MS);
                 pgrx::log!("jobq maintainer: {message}; next try in {} s", error_pause_ms / 1_000);
@@ -133,6 +132,15 @@ fn serve(database: pg_sys::Oid) -> Result<(), String> {
             }
         }
     }
+}
+
+/// A schema of another version: say so once, keep out of the way, and look again in a minute.
+fn stand_down(database: pg_sys::Oid, version: &str) {
+    let known = KNOWN_SCHEMAS.join(", ");
+    pgrx::log!(
+        "jobq maintainer stands down: the schema is version {version}, this library knows {known}. ALTER EXTENSION jobq UPDATE, or restart the server if the library was replaced"
+    );
+    rest(database, STAND_DOWN_MS);
 }
 
 /// Waits out an error in short steps, so that DROP DATABASE is not kept waiting.
@@ -151,8 +159,12 @@ fn ticked(slot: &Maintainer) {
     slot.ticked_at.store(Timestamp::now().0, SeqCst);
 }
 
+fn installed() -> Result<Option<pg_sys::Oid>, String> {
+    bare_transaction(c"look", process::extension)
+}
+
 fn extension() -> Result<Option<(pg_sys::Oid, String)>, String> {
-    match bare_transaction(c"look", process::extension)? {
+    match installed()? {
         Some(oid) => {
             transaction(c"look", Planner::Free, store::inspect::extension).map(|found| found.filter(|found| found.0 == oid))
         }
@@ -179,7 +191,12 @@ pub fn run_once(session: &Session) -> Result<usize, Error> {
     Ok(rescued.saturating_add(late))
 }
 
-/// Does the launcher have to start one here?
+/// Did the last one here serve after `since`?
+pub fn has_ticked_since(database: &Database, since: Timestamp) -> bool {
+    shmem::maintainer(database.oid).is_some_and(|slot| slot.ticked_at.load(SeqCst) >= since.0)
+}
+
+/// Is one here now?
 pub fn runs_in(database: &Database) -> bool {
     shmem::maintainer(database.oid).is_some_and(|slot| slot.pid.load(SeqCst) != 0)
 }

@@ -6,7 +6,7 @@ use crate::pg::spi::{Param, Session};
 use crate::rules::backoff::Backoff;
 use crate::rules::state::{Rescue, State, after_crash, after_failure};
 use crate::rules::{lease, ring};
-use crate::store::finish::Requeue;
+use crate::store::finish::{Cancelled, Requeue};
 use crate::store::maintenance::{Search, Zombie};
 use crate::{pg, settings, store};
 
@@ -50,7 +50,10 @@ fn end_lost(session: &Session, zombie: &Zombie, fence: i64, now: Timestamp, slot
             let how = Requeue { run_at: None, scheduled: false, attempts_given_back: 0, crashes_added: 1 };
             store::finish::requeue(session, zombie.id, fence, &how, Param::from(lost.as_str()), now)
         }
-        Rescue::Cancelled => store::finish::archive_cancelled(session, zombie.id, fence, Param::from(lost.as_str()), now, slot),
+        Rescue::Cancelled => {
+            let how = Cancelled { error: Param::from(lost.as_str()), crashes_added: 1, slot };
+            store::finish::archive_cancelled(session, zombie.id, fence, &how, now)
+        }
         Rescue::AttemptsSpent => {
             let error = format!("{lost}; no attempt is left");
             store::finish::bury(session, zombie.id, fence, 1, Param::from(error.as_str()), now)
@@ -66,7 +69,10 @@ fn end_lost(session: &Session, zombie: &Zombie, fence: i64, now: Timestamp, slot
 fn end_overdue(session: &Session, zombie: &Zombie, fence: i64, now: Timestamp, slot: i16) -> Result<(), Error> {
     let error = Param::from("timed out");
     match after_failure(zombie.attempt, zombie.max_attempts, true, zombie.cancel_requested) {
-        State::Cancelled => store::finish::archive_cancelled(session, zombie.id, fence, error, now, slot),
+        State::Cancelled => {
+            let how = Cancelled { error, crashes_added: 0, slot };
+            store::finish::archive_cancelled(session, zombie.id, fence, &how, now)
+        }
         State::Pending => {
             let delay_ms = policy(zombie.backoff.as_deref()).delay_ms(zombie.attempt, pg::server::random_share());
             let how = Requeue {

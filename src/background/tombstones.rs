@@ -6,6 +6,7 @@ use crate::error::Error;
 use crate::pg::spi::{Param, Session};
 use crate::rules::ring;
 use crate::store;
+use crate::store::finish::Cancelled;
 
 const BATCH: i32 = 1_000;
 
@@ -16,8 +17,8 @@ pub fn run(session: &Session) -> Result<usize, Error> {
     if !late.is_empty() {
         let slot = ring::slot(now.0, ring::width_days(store::queues::longest_retention_ms(session)?));
         for (id, lease) in &late {
-            let reason = Param::from("its queue was dropped while it was being enqueued");
-            store::finish::archive_cancelled(session, *id, *lease, reason, now, slot)?;
+            let error = Param::from("its queue was dropped while it was being enqueued");
+            store::finish::archive_cancelled(session, *id, *lease, &Cancelled { error, crashes_added: 0, slot }, now)?;
         }
     }
     store::maintenance::remove_tombstones(session, now)?;

@@ -30,6 +30,9 @@ pub fn change(grant: bool, object: &Object<'_>, role: pg_sys::Oid) {
     // SAFETY: the nodes are palloc0'd with their own tag, as the parser makes them, and live until the statement is over; names are
     // copied into the same memory context.
     unsafe {
+        // What the server does before it runs a GRANT statement: 25006 on a standby and in a read-only transaction.
+        let name = if grant { c"jobq.grant_access" } else { c"jobq.revoke_access" };
+        pg_sys::PreventCommandIfReadOnly(name.as_ptr());
         let (kind, privilege, objects) = match object {
             Object::Schema => (pg_sys::ObjectType::OBJECT_SCHEMA, c"usage", list([string("jobq").cast()])),
             Object::Views(names) => (pg_sys::ObjectType::OBJECT_TABLE, c"select", list(names.iter().map(|name| view(name)))),

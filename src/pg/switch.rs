@@ -22,10 +22,13 @@ pub enum Planner {
 type Setting = (&'static CStr, &'static CStr);
 
 const SEARCH_PATH: Setting = (c"search_path", c"pg_catalog, pg_temp");
+/// Compiling a statement of ours takes a hundred times as long as running it.
+const NO_JIT: Setting = (c"jit", c"off");
 
 /// Also what the user may have set: a plan forced to nested loops or away from indexes stays right, only these make it fast.
 const BY_INDEX: &[Setting] = &[
     SEARCH_PATH,
+    NO_JIT,
     (c"enable_seqscan", c"off"),
     (c"enable_bitmapscan", c"off"),
     (c"enable_indexscan", c"on"),
@@ -33,7 +36,7 @@ const BY_INDEX: &[Setting] = &[
     (c"enable_hashjoin", c"off"),
     (c"enable_mergejoin", c"off"),
 ];
-const FREE: &[Setting] = &[SEARCH_PATH];
+const FREE: &[Setting] = &[SEARCH_PATH, NO_JIT];
 
 /// Runs `body` as the extension's owner, connected to SPI.
 pub fn as_owner<T>(planner: Planner, body: impl FnOnce(&Session) -> Result<T, Error>) -> Result<T, Error> {

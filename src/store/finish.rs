@@ -97,10 +97,19 @@ pub fn bury(session: &Session, id: Uuid, lease: i64, crashes_added: i32, error: 
     exactly_one(session.run(&BURY, &[id.into(), lease.into(), crashes_added.into(), error, now.into()])?.count())
 }
 
+/// How an unfinished job ends as cancelled.
+pub struct Cancelled {
+    pub error: Param,
+    pub crashes_added: i32,
+    pub slot: i16,
+}
+
 /// For an unfinished job this transaction has locked.
-pub fn archive_cancelled(session: &Session, id: Uuid, lease: i64, error: Param, now: Timestamp, slot: i16) -> Result<(), Error> {
-    statement!(ARCHIVE, "archive_cancelled", [Uuid, BigInt, Text, Timestamp, Int]);
-    exactly_one(session.run(&ARCHIVE, &[id.into(), lease.into(), error, now.into(), i32::from(slot).into()])?.count())
+pub fn archive_cancelled(session: &Session, id: Uuid, lease: i64, how: &Cancelled, now: Timestamp) -> Result<(), Error> {
+    statement!(ARCHIVE, "archive_cancelled", [Uuid, BigInt, Text, Timestamp, Int, Int]);
+    let slot = i32::from(how.slot);
+    let params = [id.into(), lease.into(), how.error, now.into(), slot.into(), how.crashes_added.into()];
+    exactly_one(session.run(&ARCHIVE, &params)?.count())
 }
 
 fn exactly_one(count: usize) -> Result<(), Error> {

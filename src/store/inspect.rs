@@ -31,11 +31,12 @@ pub struct Facts<'a> {
     pub schema_version: &'a str,
     pub checkpoints_timed: i64,
     pub checkpoints_requested: i64,
+    pub in_recovery: bool,
 }
 
 /// Rows of jobq.check_result.
 pub fn diagnose<'s>(session: &'s Session, facts: &Facts<'_>) -> Result<Rows<'s>, Error> {
-    statement!(DIAGNOSE, "diagnose", [Timestamp, Bool, Timestamp, BigInt, Bool, Bool, Text, Text, BigInt, BigInt]);
+    statement!(DIAGNOSE, "diagnose", [Timestamp, Bool, Timestamp, BigInt, Bool, Bool, Text, Text, BigInt, BigInt, Bool]);
     session.look(
         &DIAGNOSE,
         &[
@@ -49,6 +50,7 @@ pub fn diagnose<'s>(session: &'s Session, facts: &Facts<'_>) -> Result<Rows<'s>,
             facts.schema_version.into(),
             facts.checkpoints_timed.into(),
             facts.checkpoints_requested.into(),
+            facts.in_recovery.into(),
         ],
     )
 }

@@ -13,6 +13,7 @@ pub struct Whereabouts {
     pub state: State,
     pub lease: i64,
     pub worker: String,
+    pub queue_dropped: bool,
 }
 
 /// None: never existed, deleted, or past its retention.
@@ -24,6 +25,7 @@ pub fn whereabouts(session: &Session, id: Uuid, now: Timestamp) -> Result<Option
             state: State::from_letter(rows.letter(0, 1)?)?,
             lease: rows.bigint(0, 2)?,
             worker: rows.string(0, 3)?,
+            queue_dropped: rows.boolean(0, 4)?,
         })
     };
     Ok(found())

@@ -120,10 +120,10 @@ pub fn count_unfinished(session: &Session, id: i32) -> Result<i64, Error> {
     Ok(session.run(&COUNT, &[id.into()])?.bigint(0, 1).unwrap_or(0))
 }
 
-/// Leaves a tombstone and deletes unfinished and failed jobs: how many.
-pub fn drop(session: &Session, id: i32, now: Timestamp) -> Result<i64, Error> {
-    statement!(DROP, "drop_queue", [Int, Timestamp]);
-    Ok(session.run(&DROP, &[id.into(), now.into()])?.bigint(0, 1).unwrap_or(0))
+/// Leaves a tombstone and deletes failed jobs and, with `force`, unfinished ones: how many.
+pub fn drop(session: &Session, id: i32, now: Timestamp, force: bool) -> Result<i64, Error> {
+    statement!(DROP, "drop_queue", [Int, Timestamp, Bool]);
+    Ok(session.run(&DROP, &[id.into(), now.into(), force.into()])?.bigint(0, 1).unwrap_or(0))
 }
 
 /// The longest retention of any queue, in ms.
