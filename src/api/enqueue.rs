@@ -258,19 +258,22 @@ fn read_spec(rows: &pg::spi::Rows<'_>, row: usize, now: Timestamp) -> Result<Spe
     if let Some(field) = rows.string(row, 2) {
         return Err(unknown_field("each element of jobs", &field, &SPEC_FIELDS));
     }
+    if let Some(problem) = rows.string(row, 3) {
+        return Err(Error::invalid("each element of jobs", format!("have fields of the right type: {problem}")));
+    }
     let given = Given {
-        kind: rows.text(row, 3),
-        queue: rows.text(row, 5),
-        priority: rows.int(row, 6),
-        run_at: rows.timestamp(row, 7),
-        delay: rows.interval(row, 8),
-        max_attempts: rows.int(row, 9),
-        timeout: rows.interval(row, 10),
-        unique_key: rows.text(row, 11),
-        headers: rows.jsonb(row, 12),
-        options: rows.jsonb(row, 13),
+        kind: rows.text(row, 4),
+        queue: rows.text(row, 6),
+        priority: rows.int(row, 7),
+        run_at: rows.timestamp(row, 8),
+        delay: rows.interval(row, 9),
+        max_attempts: rows.int(row, 10),
+        timeout: rows.interval(row, 11),
+        unique_key: rows.text(row, 12),
+        headers: rows.jsonb(row, 13),
+        options: rows.jsonb(row, 14),
     };
-    let document = required(rows.jsonb(row, 4), "payload")?;
+    let document = required(rows.jsonb(row, 5), "payload")?;
     Ok(Spec { request: given.check(now, &["unique_while"])?, payload: payload(document, "payload")?, id: Uuid::now_v7() })
 }
 

@@ -23,7 +23,7 @@ fn refusal(session: &Session, id: Uuid, lease: i64, now: Timestamp) -> Result<Er
     Ok(match store::operate::whereabouts(session, id, now)? {
         None => Error::NoSuchJob { id },
         Some(job) if job.state == State::Running => Error::LeaseLost { id, now: format!("Worker {} holds it now.", job.worker) },
-        Some(job) if job.lease == lease && lease > 0 => Error::AlreadyFinished { id, state: job.state.to_string() },
+        Some(job) if job.state.is_final() && job.lease == lease => Error::AlreadyFinished { id, state: job.state.to_string() },
         Some(job) => Error::LeaseLost { id, now: format!("The job is {} now.", job.state) },
     })
 }

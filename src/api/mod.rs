@@ -144,8 +144,10 @@ fn options(document: Option<Jsonb>, known: &[&str]) -> Result<serde_json::Map<St
 }
 
 fn unknown_field(argument: &'static str, field: &str, known: &[&str]) -> Error {
-    let known = if known.is_empty() { "it has none yet".to_string() } else { format!("known are {}", known.join(", ")) };
-    Error::invalid_value(argument, format!("not have fields it does not know: {known}"), field.escape_debug())
+    const SHOWN_CHARS: usize = 40;
+    let field: String = field.chars().take(SHOWN_CHARS).collect();
+    let known = if known.is_empty() { "there are none yet".to_string() } else { format!("known are {}", known.join(", ")) };
+    Error::invalid(argument, format!("not have the field \"{}\": {known}", field.escape_debug()))
 }
 
 /// The history slot for jobs that finish now. The longest retention is read at most once a minute: a slot chosen by an older one

@@ -77,16 +77,44 @@ pub fn listen_to_signals() {
     }
 }
 
+/// Whatever somebody set for the server, a database or a role: our transactions are short, see what is committed, may write, and
+/// are not ended halfway. What autovacuum does for itself.
+fn use_our_own_settings() {
+    let settings = [
+        (c"default_transaction_isolation", c"read committed"),
+        (c"default_transaction_read_only", c"off"),
+        (c"default_transaction_deferrable", c"off"),
+        (c"statement_timeout", c"0"),
+        (c"lock_timeout", c"0"),
+        (c"idle_in_transaction_session_timeout", c"0"),
+        #[cfg(any(feature = "pg17", feature = "pg18"))]
+        (c"transaction_timeout", c"0"),
+    ];
+    for (name, value) in settings {
+        // SAFETY: static strings; the source outranks every other.
+        unsafe {
+            pg_sys::SetConfigOption(
+                name.as_ptr(),
+                value.as_ptr(),
+                pg_sys::GucContext::PGC_SUSET,
+                pg_sys::GucSource::PGC_S_OVERRIDE,
+            );
+        }
+    }
+}
+
 /// Connects without a database: shared catalogs only.
 pub fn connect_without_database() {
     // SAFETY: called once, at the start of a background worker.
     unsafe { pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0) }
+    use_our_own_settings();
 }
 
 /// Connects to a database as the bootstrap user; everything then runs through the privilege switch.
 pub fn connect(database: pg_sys::Oid) {
     // SAFETY: called once, at the start of a background worker.
     unsafe { pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0) }
+    use_our_own_settings();
 }
 
 /// Calls `cleanup` when this process ends, however it ends short of a crash.

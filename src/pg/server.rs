@@ -77,6 +77,12 @@ pub fn started_at_micros() -> i64 {
     unsafe { pg_sys::PgStartTime }
 }
 
+/// Does each statement of this transaction see what was committed before it?
+pub fn statements_see_new_commits() -> bool {
+    // SAFETY: a variable of this backend.
+    unsafe { pg_sys::XactIsoLevel <= pg_sys::XACT_READ_COMMITTED as i32 }
+}
+
 /// Lets a cancel or terminate request in.
 pub fn check_for_interrupts() {
     pgrx::check_for_interrupts!();
