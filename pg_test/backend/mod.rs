@@ -5,14 +5,14 @@
 mod tests {
     use pgrx::prelude::*;
 
-    type Result = std::result::Result<(), pgrx::spi::Error>;
+    type Outcome = Result<(), pgrx::spi::Error>;
 
-    fn text(sql: &str) -> std::result::Result<Option<String>, pgrx::spi::Error> {
+    fn text(sql: &str) -> Result<Option<String>, pgrx::spi::Error> {
         Spi::get_one::<String>(sql)
     }
 
     /// The SQLSTATE that a statement raises, or "ok".
-    fn sqlstate(statement: &str) -> std::result::Result<Option<String>, pgrx::spi::Error> {
+    fn sqlstate(statement: &str) -> Result<Option<String>, pgrx::spi::Error> {
         Spi::run(
             "CREATE OR REPLACE FUNCTION pg_temp.sqlstate_of(statement text) RETURNS text LANGUAGE plpgsql AS
              $$ BEGIN EXECUTE statement; RETURN 'ok'; EXCEPTION WHEN OTHERS THEN RETURN SQLSTATE; END $$",
@@ -21,26 +21,26 @@ mod tests {
     }
 
     #[track_caller]
-    fn assert_text(sql: &str, expected: &str) -> Result {
+    fn assert_text(sql: &str, expected: &str) -> Outcome {
         assert_eq!(text(sql)?.as_deref(), Some(expected), "{sql}");
         Ok(())
     }
 
     #[track_caller]
-    fn assert_sqlstate(statement: &str, expected: &str) -> Result {
+    fn assert_sqlstate(statement: &str, expected: &str) -> Outcome {
         assert_eq!(sqlstate(statement)?.as_deref(), Some(expected), "{statement}");
         Ok(())
     }
 
     #[pg_test]
-    fn a_job_goes_through_its_life() -> Result {
+    fn a_job_goes_through_its_life() -> Outcome {
         assert_text("SELECT (jobq.enqueue('greet', '{\"name\": \"Ada\"}') = (SELECT id FROM jobq.claim()))::text", "true")?;
         assert_text("SELECT jobq.complete(id, lease, '{\"said\": \"hello\"}') FROM jobq._job", "completed")?;
         assert_text("SELECT state || (result ->> 'said') FROM jobq.jobs", "completedhello")
     }
 
     #[pg_test]
-    fn a_payload_comes_back_digit_for_digit() -> Result {
+    fn a_payload_comes_back_digit_for_digit() -> Outcome {
         Spi::run("SELECT jobq.enqueue('k', '{\"n\": 12345678901234567890123, \"m\": 1.10, \"e\": 1e400}')")?;
         Spi::run("SELECT jobq.enqueue('k', jsonb_build_array(repeat('[', 5000)::text || repeat(']', 5000)))")?;
         assert_text(
@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[pg_test]
-    fn only_the_current_lease_counts() -> Result {
+    fn only_the_current_lease_counts() -> Outcome {
         Spi::run("SELECT jobq.enqueue('k'); CREATE TEMP TABLE old AS SELECT id, lease FROM jobq.claim()")?;
         assert_sqlstate("SELECT jobq.complete(id, lease + 1) FROM old", "JQ001")?;
         Spi::run("SELECT jobq.fail(id, lease, 'once', retry_in => '0') FROM old")?;
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[pg_test]
-    fn a_lost_worker_is_rescued_and_fenced() -> Result {
+    fn a_lost_worker_is_rescued_and_fenced() -> Outcome {
         Spi::run("SELECT jobq.enqueue('k'); CREATE TEMP TABLE old AS SELECT id, lease FROM jobq.claim(worker => 'w')")?;
         Spi::run("UPDATE jobq._job SET lease_expires_at = lease_expires_at - interval '1 hour'")?;
         assert_text("SELECT jobq.rescue_zombies()::text", "1")?;
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[pg_test]
-    fn a_job_that_kills_its_workers_is_poison() -> Result {
+    fn a_job_that_kills_its_workers_is_poison() -> Outcome {
         Spi::run("SELECT jobq.enqueue('k', max_attempts => 100)")?;
         for _ in 0..3 {
             Spi::run("SELECT jobq.claim()")?;
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[pg_test]
-    fn a_unique_key_is_free_again_when_its_job_is_done() -> Result {
+    fn a_unique_key_is_free_again_when_its_job_is_done() -> Outcome {
         Spi::run("SELECT jobq.enqueue('k', unique_key => 'x')")?;
         assert_text("SELECT (jobq.enqueue('k', unique_key => 'x') = (SELECT id FROM jobq._job))::text", "true")?;
         Spi::run("SELECT jobq.complete(id, lease) FROM jobq.claim()")?;
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[pg_test]
-    fn a_pending_key_is_free_again_at_the_claim() -> Result {
+    fn a_pending_key_is_free_again_at_the_claim() -> Outcome {
         let enqueue = "SELECT created::text FROM jobq.enqueue_jobs('[{\"kind\": \"k\", \"unique_key\": \"x\", \"options\": {\"unique_while\": \"pending\"}}]')";
         assert_text(enqueue, "true")?;
         assert_text(enqueue, "false")?;
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[pg_test]
-    fn an_error_inside_leaves_the_session_as_it_was() -> Result {
+    fn an_error_inside_leaves_the_session_as_it_was() -> Outcome {
         Spi::run("SET LOCAL search_path = public")?;
         assert_sqlstate("SELECT jobq.enqueue('k', queue => 'nowhere')", "42704")?;
         assert_sqlstate("SELECT jobq.enqueue_jobs('[{\"kind\": \"k\", \"delay\": \"soon\"}]')", "22007")?;
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[pg_test]
-    fn a_queue_is_made_paused_and_dropped() -> Result {
+    fn a_queue_is_made_paused_and_dropped() -> Outcome {
         Spi::run("SELECT jobq.create_queue('mail', max_depth => 2)")?;
         assert_sqlstate("SELECT jobq.create_queue('mail')", "42710")?;
         Spi::run("SELECT jobq.enqueue_many('k', '[{}, {}]', 'mail')")?;
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[pg_test]
-    fn what_is_not_a_duration_is_refused() -> Result {
+    fn what_is_not_a_duration_is_refused() -> Outcome {
         for lease in ["0", "-1 s", "1 mon -30 days", "8 days", "178000000 years"] {
             assert_sqlstate(&format!("SELECT jobq.claim(lease_for => '{lease}')"), "22023")?;
         }

@@ -1,55 +1,55 @@
 -- Views read the private tables with their owner's rights; SELECT on them is what grant_access(..., 'reader') gives.
--- Each branch names one table and no join, so that WHERE id = and ORDER BY id DESC LIMIT go down to the primary keys. What it needs
--- of a queue comes from one object that is built once per query: a sub-select per row would make the planner expect, and compile
--- for, far more work than there is.
+-- In jobs, each branch names one table, without join or condition, so that WHERE id = and ORDER BY id DESC LIMIT go down to the
+-- primary keys. What a view needs of queues comes from one object that is built once per query: a sub-select per row would make the
+-- planner expect, and compile for, far more work than there is.
 
 CREATE VIEW jobq.jobs AS
 SELECT
-    j.id,
-    CASE j.queue_id WHEN 0 THEN 'default' ELSE (SELECT jsonb_object_agg(q.id, q.name) FROM jobq._queue AS q) ->> j.queue_id::text END AS queue,
-    j.kind,
-    CASE j.state WHEN 'p' THEN 'pending' ELSE 'running' END AS state,
-    j.priority,
-    j.payload,
-    j.headers,
-    j.attempt,
-    j.max_attempts,
-    j.crashes,
-    j.run_at,
-    j.enqueued_at,
-    nullif(j.claimed_at, '-infinity') AS claimed_at,
-    NULL::timestamptz AS finished_at,
-    nullif(j.lease_expires_at, '-infinity') AS lease_expires_at,
-    nullif(j.deadline_at, '-infinity') AS deadline_at,
-    nullif(j.worker, '') AS worker,
-    nullif(j.progress, -1) AS progress,
-    nullif(j.note, '') AS note,
-    NULL::jsonb AS result,
-    j.errors -> -1 ->> 'error' AS last_error,
-    j.errors AS attempt_errors,
-    coalesce(j.unique_key, j.spent_key) AS unique_key,
-    j.cancel_requested
-FROM jobq._job AS j
-UNION ALL
-SELECT
-    d.id,
-    CASE d.queue_id WHEN 0 THEN 'default' ELSE (SELECT jsonb_object_agg(q.id, q.name) FROM jobq._queue AS q) ->> d.queue_id::text END,
-    d.kind, 'failed', d.priority, d.payload, d.headers, d.attempt, d.max_attempts, d.crashes, d.run_at, d.enqueued_at,
-    nullif(d.claimed_at, '-infinity'), d.finished_at, NULL, NULL, nullif(d.worker, ''), nullif(d.progress, -1), nullif(d.note, ''),
-    NULL, d.errors -> -1 ->> 'error', d.errors, d.unique_key, false
-FROM jobq._dead AS d
-UNION ALL
-SELECT
-    h.id,
-    CASE h.queue_id WHEN 0 THEN 'default' ELSE (SELECT jsonb_object_agg(q.id, q.name) FROM jobq._queue AS q) ->> h.queue_id::text END,
-    h.kind, CASE h.state WHEN 'c' THEN 'completed' ELSE 'cancelled' END,
-    h.priority, h.payload, h.headers, h.attempt, h.max_attempts, h.crashes, h.run_at, h.enqueued_at,
-    nullif(h.claimed_at, '-infinity'), h.finished_at, NULL, NULL, nullif(h.worker, ''), nullif(h.progress, -1), nullif(h.note, ''),
-    h.result, h.errors -> -1 ->> 'error', h.errors, h.unique_key, false
-FROM jobq._history AS h
+    x.id,
+    CASE x.queue_id WHEN 0 THEN 'default' ELSE (SELECT jsonb_object_agg(q.id, q.name) FROM jobq._queue AS q) ->> x.queue_id::text END AS queue,
+    x.kind,
+    x.state,
+    x.priority,
+    x.payload,
+    x.headers,
+    x.attempt,
+    x.max_attempts,
+    x.crashes,
+    x.run_at,
+    x.enqueued_at,
+    nullif(x.claimed_at, '-infinity') AS claimed_at,
+    x.finished_at,
+    nullif(x.lease_expires_at, '-infinity') AS lease_expires_at,
+    nullif(x.deadline_at, '-infinity') AS deadline_at,
+    nullif(x.worker, '') AS worker,
+    nullif(x.progress, -1) AS progress,
+    nullif(x.note, '') AS note,
+    x.result,
+    x.errors -> -1 ->> 'error' AS last_error,
+    x.errors AS attempt_errors,
+    x.unique_key,
+    x.cancel_requested
+FROM (
+    SELECT j.id, j.queue_id, j.kind, CASE j.state WHEN 'p' THEN 'pending' ELSE 'running' END AS state, j.priority, j.payload, j.headers,
+           j.attempt, j.max_attempts, j.crashes, j.run_at, j.enqueued_at, j.claimed_at, NULL::timestamptz AS finished_at,
+           j.lease_expires_at, j.deadline_at, j.worker, j.progress, j.note, NULL::jsonb AS result, j.errors,
+           coalesce(j.unique_key, j.spent_key) AS unique_key, j.cancel_requested
+    FROM jobq._job AS j
+    UNION ALL
+    SELECT d.id, d.queue_id, d.kind, 'failed', d.priority, d.payload, d.headers, d.attempt, d.max_attempts, d.crashes, d.run_at,
+           d.enqueued_at, d.claimed_at, d.finished_at, NULL, NULL, d.worker, d.progress, d.note, NULL, d.errors, d.unique_key, false
+    FROM jobq._dead AS d
+    UNION ALL
+    SELECT h.id, h.queue_id, h.kind, CASE h.state WHEN 'c' THEN 'completed' ELSE 'cancelled' END, h.priority, h.payload, h.headers,
+           h.attempt, h.max_attempts, h.crashes, h.run_at, h.enqueued_at, h.claimed_at, h.finished_at, NULL, NULL, h.worker,
+           h.progress, h.note, h.result, h.errors, h.unique_key, false
+    FROM jobq._history AS h
+) AS x
 -- Past the queue's retention a job is gone, whether or not the maintainer has been here yet.
-WHERE h.finished_at > statement_timestamp()
-      - coalesce(((SELECT jsonb_object_agg(q.id, q.retention_ms) FROM jobq._queue AS q) ->> h.queue_id::text)::bigint, 604800000)
+WHERE x.finished_at IS NULL
+   OR x.state = 'failed'
+   OR x.finished_at > statement_timestamp()
+      - coalesce(((SELECT jsonb_object_agg(q.id, q.retention_ms) FROM jobq._queue AS q) ->> x.queue_id::text)::bigint, 604800000)
         * interval '1 millisecond';
 COMMENT ON VIEW jobq.jobs IS 'Every job, live or finished. Ids are time-ordered: ORDER BY id DESC is newest first, by index. Filters other than id scan.';
 

@@ -12,10 +12,10 @@ use crate::store;
 use pgrx::pg_sys::Oid;
 
 const PRODUCER: &[&str] = &["enqueue", "enqueue_many", "enqueue_jobs", "cancel", "reschedule"];
-const WORKER: &[&str] = &["claim", "complete", "complete_many", "fail", "release", "heartbeat", "heartbeat_many"];
+const WORKER: &[&str] =
+    &["claim", "complete", "complete_many", "fail", "release", "heartbeat", "heartbeat_many", "rescue_zombies"];
 const READER: &[&str] = &["job", "stats", "diagnose"];
 const OPERATOR: &[&str] = &[
-    "rescue_zombies",
     "create_queue",
     "alter_queue",
     "drop_queue",

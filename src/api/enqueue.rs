@@ -61,7 +61,7 @@ impl Given {
         Ok(Request {
             kind: label(&kind, "kind")?.to_string(),
             queue: queue_name(&self.queue, "queue")?.unwrap_or(DEFAULT_QUEUE).to_string(),
-            priority: priority(self.priority)?,
+            priority: priority(self.priority, "priority")?,
             now,
             run_at: run_at(now, self.run_at, self.delay)?,
             max_attempts: self.max_attempts.map(|n| within(n, "max_attempts", 1, ATTEMPTS_MAX)).transpose()?,

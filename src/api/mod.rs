@@ -69,8 +69,8 @@ fn batch(value: Option<i32>, default: i32) -> Result<i32, Error> {
     value.map_or(Ok(default), |batch| within(batch, "batch", 1, BATCH_MAX))
 }
 
-fn priority(value: Option<i32>) -> Result<Option<i32>, Error> {
-    value.map(|priority| within(priority, "priority", 0, PRIORITY_MAX)).transpose()
+fn priority(value: Option<i32>, argument: &'static str) -> Result<Option<i32>, Error> {
+    value.map(|priority| within(priority, argument, 0, PRIORITY_MAX)).transpose()
 }
 
 /// A name in an argument that may be left out.

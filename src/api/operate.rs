@@ -35,7 +35,9 @@ pub fn cancel(call: &Call) -> Outcome {
         }
         Some(job) => {
             let how = Cancelled { error: Param::NULL, crashes_added: 0, slot: history_slot(session, now)? };
-            store::finish::archive_cancelled(session, id, job.lease, &how, now)?;
+            // Nobody finished it: whoever held it before must not read so.
+            let fence = rescue::fence(job.lease, now);
+            store::finish::archive_cancelled(session, id, fence, &how, now)?;
             Ok(State::Cancelled)
         }
     })?;
@@ -48,7 +50,7 @@ pub fn reschedule(call: &Call) -> Outcome {
     let id = required(call.uuid(0), "id")?;
     let now = Timestamp::now();
     let at = run_at(now, call.timestamp(1), None)?;
-    let priority = priority(call.int(2))?;
+    let priority = priority(call.int(2), "priority")?;
     let max_attempts = call.int(3).map(|n| within(n, "max_attempts", 1, ATTEMPTS_MAX)).transpose()?;
     as_owner(Planner::ByIndex, |session| match store::operate::lock_unfinished(session, id)? {
         None => Err(illegal(id, "reschedule", finished_state(session, id, now)?, HINT)),

@@ -38,7 +38,7 @@ fn backoff(given: Option<Jsonb>) -> Result<Option<Jsonb>, Error> {
 fn given_options(call: &Call) -> Result<Options, Error> {
     options(call.jsonb(10), &[])?;
     Ok(Options {
-        default_priority: priority(call.int(1))?,
+        default_priority: priority(call.int(1), "default_priority")?,
         max_attempts: call.int(2).map(|n| within(n, "max_attempts", 1, ATTEMPTS_MAX)).transpose()?,
         lease_ms: call.interval(3).map(|span| span.millis("lease_for", LEASE_MIN_MS, LEASE_MAX_MS)).transpose()?,
         timeout_ms: call.interval(4).map(|span| span.millis("timeout", 0, TIMEOUT_MAX_MS)).transpose()?,

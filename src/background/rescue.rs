@@ -35,9 +35,13 @@ pub fn run(session: &Session, older_than_ms: Option<i64>, deadlines: bool, batch
     Ok(found.len())
 }
 
+/// A lease given to nobody: the old holder's no longer matches, whatever becomes of the job.
+pub fn fence(previous: i64, now: Timestamp) -> i64 {
+    lease::next(previous, lease::clock_part(now.0), lease::random_part(pg::server::random_bits()))
+}
+
 fn end(session: &Session, zombie: &Zombie, now: Timestamp, slot: i16) -> Result<(), Error> {
-    // A lease of its own, given to nobody: the old holder's no longer matches, whatever becomes of the job.
-    let fence = lease::next(zombie.lease, lease::clock_part(now.0), lease::random_part(pg::server::random_bits()));
+    let fence = fence(zombie.lease, now);
     if zombie.lost { end_lost(session, zombie, fence, now, slot) } else { end_overdue(session, zombie, fence, now, slot) }
 }
 

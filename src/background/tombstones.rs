@@ -1,6 +1,7 @@
 //! The duty that finishes drop_queue: a transaction that was open when the queue was dropped may still add a job to it. Such a job
 //! is cancelled, with the reason, instead of lying there for ever; once none can come any more the tombstone goes.
 
+use super::rescue;
 use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::pg::spi::{Param, Session};
@@ -18,7 +19,8 @@ pub fn run(session: &Session) -> Result<usize, Error> {
         let slot = ring::slot(now.0, ring::width_days(store::queues::longest_retention_ms(session)?));
         for (id, lease) in &late {
             let error = Param::from("its queue was dropped while it was being enqueued");
-            store::finish::archive_cancelled(session, *id, *lease, &Cancelled { error, crashes_added: 0, slot }, now)?;
+            let how = Cancelled { error, crashes_added: 0, slot };
+            store::finish::archive_cancelled(session, *id, rescue::fence(*lease, now), &how, now)?;
         }
     }
     store::maintenance::remove_tombstones(session, now)?;
