@@ -32,8 +32,8 @@ pub enum Error {
     QueueExists { queue: String },
     /// 2BP01
     QueueInUse { queue: String, unfinished: i64 },
-    /// 40001: a concurrent transaction kept taking and finishing the same unique_key.
-    UniqueKeyRace { queue: String },
+    /// 40001: other sessions changed the same rows at the same time, again and again.
+    Contended,
     /// 55000: what needs the shared memory of a preloaded library, which this version does not have.
     NotInThisVersion { feature: &'static str },
     /// XX000: the database contradicts jobq. Always a bug, or tables changed by hand.
@@ -82,7 +82,7 @@ impl Error {
             Error::UnknownQueue { .. } | Error::UnknownRole => b"42704",
             Error::QueueExists { .. } => b"42710",
             Error::QueueInUse { .. } => b"2BP01",
-            Error::UniqueKeyRace { .. } => b"40001",
+            Error::Contended => b"40001",
             Error::NotInThisVersion { .. } => b"55000",
             Error::Internal { .. } => b"XX000",
         }
@@ -103,9 +103,7 @@ impl Error {
             Error::UnknownRole => "jobq: there is no such role".into(),
             Error::QueueExists { queue } => format!("jobq: queue {queue} already exists"),
             Error::QueueInUse { queue, .. } => format!("jobq: queue {queue} has unfinished jobs"),
-            Error::UniqueKeyRace { queue } => {
-                format!("jobq: the unique_key in queue {queue} was taken and freed again and again")
-            }
+            Error::Contended => "jobq: other sessions changed the same rows at the same time".into(),
             Error::NotInThisVersion { feature } => format!("jobq: {feature} is not in this version"),
             Error::Internal { what } => format!("jobq: {what}"),
         }

@@ -88,7 +88,8 @@ class Crew:
             lived = time.monotonic() - member.started
             self.quick_deaths = self.quick_deaths + 1 if lived < 1 and code != -signal.SIGKILL else 0
             if self.quick_deaths > QUICK_DEATHS_MAX:
-                raise SetupError(f"the workers die as soon as they start:\n{self.log.read_text(errors='replace')[-2000:]}")
+                words = self.log.read_text(errors="replace")[-2000:]
+                raise SetupError(f"the workers die as soon as they start:\n{words}")
             how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
             yield Death(member.name, self._start(place).name, how)
 

@@ -31,7 +31,7 @@ class View:
 
 
 class Screen:
-    """`with Screen(names) as screen:` hides the cursor and always shows it again."""
+    """`with Screen() as screen:` hides the cursor and always shows it again."""
 
     def __init__(self) -> None:
         self.live = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
@@ -56,11 +56,11 @@ class Screen:
         if not self.live:
             print(line, flush=True)
 
-    def show(self, view: View, workers: Sequence[str], last: bool = False) -> None:
-        now = time.monotonic()
-        if now - self.drawn_at < (REDRAW_EVERY_SECONDS if self.live else LINE_EVERY_SECONDS) and not last:
-            return
-        self.drawn_at = now
+    def due(self) -> bool:
+        return time.monotonic() - self.drawn_at >= (REDRAW_EVERY_SECONDS if self.live else LINE_EVERY_SECONDS)
+
+    def show(self, view: View, workers: Sequence[str]) -> None:
+        now = self.drawn_at = time.monotonic()
         self.done_before.append((now, view.done))
         if self.live:
             self._draw(self._picture(view, workers, now - self.began))
@@ -71,7 +71,8 @@ class Screen:
         finished = view.done + view.failed
         share = min(finished / max(view.expected, 1), 1.0)
         bar = "█" * int(share * BAR_WIDTH) + "░" * (BAR_WIDTH - int(share * BAR_WIDTH))
-        lines = [f"  {bar} {share:4.0%}   {seconds:3.0f} s   {self._rate():,.0f} jobs/s", f"  {_counts(view)}", ""]
+        rate = finished / max(seconds, 1) if share == 1 else self._rate()
+        lines = [f"  {bar} {share:4.0%}   {seconds:3.0f} s   {rate:,.0f} jobs/s", f"  {_counts(view)}", ""]
         for name in workers:
             completed = sum(n for who, n in view.completed_by.items() if who.split(".")[0] == name.split(".")[0])
             lines.append(f"  {name:<12} {completed:>6,} done   {view.running_by.get(name, 'idle')}")

@@ -72,11 +72,11 @@ class Show:
             parts = [part for part in parts if next(part, "over") != "over"]
             for death in self.crew.replace_dead():
                 self.tell_death(death)
-            view = self.look()
-            over = not parts and view.pending + view.scheduled + view.running == 0
-            self.screen.show(view, self.crew.names(), last=over)
-            if over:
-                return True
+            if self.screen.due():
+                view = self.look()
+                self.screen.show(view, self.crew.names())
+                if not parts and view.pending + view.scheduled + view.running == 0:
+                    return True
             time.sleep(0.05)
         return False
 
@@ -218,9 +218,9 @@ class Show:
 
 
 def _waves(paths: list[str], seconds: int) -> list[list[str]]:
-    """Two files of five at once, the others spread over so many seconds."""
+    """One file of five at once, the others spread over so many seconds."""
     random.Random(1).shuffle(paths)
-    heap = len(paths) * 2 // 5
+    heap = len(paths) // 5
     cuts = [heap + (len(paths) - heap) * i // seconds for i in range(seconds + 1)]
     return [paths[:heap], *(paths[a:b] for a, b in zip(cuts, cuts[1:]))]
 

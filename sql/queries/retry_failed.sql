@@ -1,5 +1,6 @@
 -- Retries failed jobs, the longest failed first; those whose unique_key another unfinished job has stay failed. $1 queue or NULL,
--- $2 kind or NULL, $3 batch, $4 now. Row-locked ones are left to whoever holds them.
+-- $2 kind or NULL, $3 batch, $4 now. Row-locked ones are left to whoever holds them. Returns how
+-- many it took and how many it put back; if they differ, a key was taken meanwhile and the caller must raise to undo it.
 WITH chosen AS MATERIALIZED (
     SELECT DISTINCT ON (d.queue_id, coalesce(d.unique_key, d.id::text)) d.id
     FROM (
@@ -14,9 +15,14 @@ WITH chosen AS MATERIALIZED (
 ),
 old AS (
     DELETE FROM jobq._dead AS d WHERE d.id = ANY (ARRAY(SELECT chosen.id FROM chosen)) RETURNING d.*
+),
+new AS (
+    INSERT INTO jobq._job (id, enqueued_at, run_at, timeout_ms, queue_id, priority, max_attempts, scheduled, unique_pending, lease,
+                           headers, errors, kind, payload, unique_key)
+    SELECT o.id, o.enqueued_at, $4, o.timeout_ms, o.queue_id, o.priority, o.max_attempts, false, o.unique_pending, o.lease, o.headers,
+           o.errors, o.kind, o.payload, o.unique_key
+    FROM old AS o
+    ON CONFLICT (queue_id, unique_key) WHERE unique_key IS NOT NULL DO NOTHING
+    RETURNING 1
 )
-INSERT INTO jobq._job (id, enqueued_at, run_at, timeout_ms, queue_id, priority, max_attempts, scheduled, unique_pending, lease,
-                       headers, errors, kind, payload, unique_key)
-SELECT o.id, o.enqueued_at, $4, o.timeout_ms, o.queue_id, o.priority, o.max_attempts, false, o.unique_pending, o.lease, o.headers,
-       o.errors, o.kind, o.payload, o.unique_key
-FROM old AS o
+SELECT (SELECT count(*) FROM old), (SELECT count(*) FROM new)

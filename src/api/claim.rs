@@ -13,7 +13,7 @@ use crate::rules::{lease, span::Span};
 use crate::store::enqueue::Claim;
 use crate::{settings, store};
 
-/// After an unclean start claims wait for the disk this long at least: a job that crashes the server must be counted, and a claim
+/// After an unclean start or a promotion claims wait for the disk this long at least: a job that crashes the server must be counted, and a claim
 /// that was lost with the crash is not.
 const WATCHFUL_MS: i64 = 10 * 60 * 1_000;
 
@@ -52,10 +52,8 @@ fn check_bind(given: Option<&Text>) -> Result<(), Error> {
 
 /// May this claim commit without waiting for the disk, if its transaction does nothing else?
 fn may_be_lost(now: Timestamp) -> bool {
-    let watchful_ms = WATCHFUL_MS.max(settings::rescue_grace_ms());
     settings::async_claim()
-        && pg::shmem::preloaded()
-        && pg::shmem::unclean_start_micros().is_none_or(|start| now.ms_since(Timestamp(start)) > watchful_ms)
+        && !pg::shmem::watchful(now.0, WATCHFUL_MS.max(settings::rescue_grace_ms()))
         && pg::xact::alone_so_far()
 }
 

@@ -139,7 +139,7 @@ fn add(session: &Session, queue: &Queue, request: &Request, id: Uuid, payload: P
         // Somebody had the key a moment ago; his job is there to be found, or finished already.
         pg::server::check_for_interrupts();
     }
-    Err(Error::UniqueKeyRace { queue: queue.name.clone() })
+    Err(Error::Contended)
 }
 
 /// `jobq.enqueue(kind, payload, queue, priority, run_at, delay, max_attempts, timeout, unique_key, headers, options)`

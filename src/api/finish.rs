@@ -22,6 +22,7 @@ use uuid::Uuid;
 fn refusal(session: &Session, id: Uuid, lease: i64, now: Timestamp) -> Result<Error, Error> {
     Ok(match store::operate::whereabouts(session, id, now)? {
         None => Error::NoSuchJob { id },
+        Some(job) if job.state == State::Running && job.lease == lease => Error::Contended,
         Some(job) if job.state == State::Running => Error::LeaseLost { id, now: format!("Worker {} holds it now.", job.worker) },
         Some(job) if job.state.is_final() && job.lease == lease => Error::AlreadyFinished { id, state: job.state.to_string() },
         Some(job) => Error::LeaseLost { id, now: format!("The job is {} now.", job.state) },
@@ -30,27 +31,43 @@ fn refusal(session: &Session, id: Uuid, lease: i64, now: Timestamp) -> Result<Er
 
 /// `jobq.complete(id, lease, result)`
 pub fn complete(call: &Call) -> Outcome {
-    // Which of the two statements fits depends on the queue; the last job's is tried first, the other one if it finds nothing.
-    thread_local! { static KEEPS: Cell<bool> = const { Cell::new(true) } }
     let id = required(call.uuid(0), "id")?;
     let lease = required(call.bigint(1), "lease")?;
     let result = result(call.jsonb(2))?;
     let now = Timestamp::now();
     as_owner(Planner::ByIndex, |session| {
-        for keep in [KEEPS.get(), !KEEPS.get()] {
-            let done = if keep {
-                store::finish::complete_and_keep(session, id, lease, now, result, history_slot(session, now)?)?
-            } else {
-                store::finish::complete_and_forget(session, id, lease)?
-            };
-            if done {
-                KEEPS.set(keep);
+        for _ in 0..COMPLETE_TRIES {
+            if complete_either_way(session, id, lease, now, result)? {
                 return Ok(());
             }
+            match refusal(session, id, lease, now)? {
+                // keep_completed was changed between the two.
+                Error::Contended => pg::server::check_for_interrupts(),
+                refusal => return Err(refusal),
+            }
         }
-        Err(refusal(session, id, lease, now)?)
+        Err(Error::Contended)
     })?;
     Ok(Answer::Text(State::Completed.word().into()))
+}
+
+const COMPLETE_TRIES: usize = 10;
+
+/// Which of the two statements fits depends on the queue; the last job's is tried first, the other one if it finds nothing.
+fn complete_either_way(session: &Session, id: Uuid, lease: i64, now: Timestamp, result: Option<Jsonb>) -> Result<bool, Error> {
+    thread_local! { static KEEPS: Cell<bool> = const { Cell::new(true) } }
+    for keep in [KEEPS.get(), !KEEPS.get()] {
+        let done = if keep {
+            store::finish::complete_and_keep(session, id, lease, now, result, history_slot(session, now)?)?
+        } else {
+            store::finish::complete_and_forget(session, id, lease)?
+        };
+        if done {
+            KEEPS.set(keep);
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// `ids` and `leases`: as long as each other, no duplicates, at most BATCH_MAX.

@@ -88,8 +88,13 @@ pub fn check_for_interrupts() {
     pgrx::check_for_interrupts!();
 }
 
-/// Did the last start follow a clean shutdown? Read from pg_control before the startup process touches it, so only while preloading.
+/// Does this start follow a clean shutdown, and is it not that of a standby or of a restored backup? Read from pg_control before the
+/// startup process touches it, so only while preloading.
 pub(super) fn last_shutdown_was_clean() -> bool {
+    // The postmaster's working directory is the data directory.
+    if ["standby.signal", "recovery.signal", "backup_label"].iter().any(|name| std::path::Path::new(name).exists()) {
+        return false;
+    }
     let mut crc_ok = false;
     // SAFETY: DataDir is set before libraries are preloaded; get_controlfile returns palloc'd memory or raises.
     unsafe {

@@ -18,16 +18,14 @@ pub struct Maintainer {
 }
 
 struct Shared {
-    /// Did this run of the server follow a clean shutdown? 1 or 0.
+    /// Did this run of the server follow a clean shutdown of the same server? 1 or 0.
     clean_start: AtomicU32,
-    /// Wall clock when this memory was made: at the start of the server, and again after each crash of a backend.
-    made_at: AtomicI64,
+    /// Wall clock when the server began to take writes after this memory was made; 0: it has not yet.
+    writable_at: AtomicI64,
     /// No lease is judged before this moment plus its grace: start, promotion, jump of the clock.
     grace_from: AtomicI64,
     /// Wall clock minus monotonic clock, as last seen.
     clock_offset: AtomicI64,
-    /// 1 once a launcher has run.
-    recovery_over: AtomicU32,
     launcher_pid: AtomicI32,
     /// Counts requests to look at the databases again.
     looks_wanted: AtomicU32,
@@ -87,7 +85,6 @@ unsafe extern "C-unwind" fn on_startup() {
     if let Some(shared) = shared() {
         let now = server::wall_clock_micros();
         shared.clean_start.store(FIRST_START_IS_CLEAN.swap(0, SeqCst), SeqCst);
-        shared.made_at.store(now, SeqCst);
         shared.grace_from.store(now, SeqCst);
         shared.clock_offset.store(clock_offset(), SeqCst);
     }
@@ -97,10 +94,13 @@ pub fn preloaded() -> bool {
     shared().is_some()
 }
 
-/// Wall clock of the last unclean start; None after a clean one, and without preload, where nobody can tell: see `preloaded`.
-pub fn unclean_start_micros() -> Option<i64> {
-    let shared = shared()?;
-    (shared.clean_start.load(SeqCst) == 0).then(|| shared.made_at.load(SeqCst))
+/// May something have been lost in the `window_ms` before now, because the server did not start cleanly, was promoted, or has only
+/// just begun to take writes?
+pub fn watchful(now_micros: i64, window_ms: i64) -> bool {
+    let Some(shared) = shared() else { return true };
+    let writable_at = shared.writable_at.load(SeqCst);
+    let window_over = now_micros.saturating_sub(writable_at) > window_ms.saturating_mul(1_000);
+    writable_at == 0 || (shared.clean_start.load(SeqCst) == 0 && !window_over)
 }
 
 fn clock_offset() -> i64 {
@@ -124,8 +124,9 @@ pub fn grace_from_micros() -> i64 {
 pub fn launcher_started() {
     if let Some(shared) = shared() {
         shared.launcher_pid.store(server::backend_pid(), SeqCst);
-        if shared.recovery_over.swap(1, SeqCst) == 0 {
-            shared.grace_from.store(server::wall_clock_micros(), SeqCst);
+        let now = server::wall_clock_micros();
+        if shared.writable_at.compare_exchange(0, now, SeqCst, SeqCst).is_ok() {
+            shared.grace_from.store(now, SeqCst);
         }
     }
 }

@@ -46,17 +46,27 @@ pub fn as_owner<T>(planner: Planner, body: impl FnOnce(&Session) -> Result<T, Er
     // of the (sub)transaction restores both and pops the settings, as it does for a SECURITY DEFINER function.
     unsafe {
         pg_sys::GetUserIdAndSecContext(&mut caller, &mut context);
-        let level = pg_sys::NewGUCNestLevel();
         pg_sys::SetUserIdAndSecContext(
             owner,
             context | (pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION) as c_int,
         );
+        let outcome = planned(planner, || connected(body));
+        pg_sys::SetUserIdAndSecContext(caller, context);
+        outcome
+    }
+}
+
+/// Runs `body` with the settings of one planner mode. A statement keeps the plan of whoever plans it first: those that go by an id
+/// or a queue must be planned, and planned again, by index wherever they are called from.
+pub fn planned<T>(planner: Planner, body: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    // SAFETY: the settings made at the new level are popped here, or by the abort of the (sub)transaction.
+    unsafe {
+        let level = pg_sys::NewGUCNestLevel();
         for (name, value) in if planner == Planner::ByIndex { BY_INDEX } else { FREE } {
             set_local(name, value);
         }
-        let outcome = connected(body);
+        let outcome = body();
         pg_sys::AtEOXact_GUC(false, level);
-        pg_sys::SetUserIdAndSecContext(caller, context);
         outcome
     }
 }

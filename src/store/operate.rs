@@ -90,15 +90,12 @@ pub fn retry_cancelled_job(session: &Session, id: Uuid, now: Timestamp) -> Resul
     Ok(session.run(&RETRY, &[id.into(), now.into()])?.count() == 1)
 }
 
-pub fn retry_failed(
-    session: &Session,
-    queue: Option<i32>,
-    kind: Option<Text>,
-    batch: i32,
-    now: Timestamp,
-) -> Result<usize, Error> {
+/// How many. 40001 when somebody took the unique_key of one of them meanwhile.
+pub fn retry_failed(session: &Session, queue: Option<i32>, kind: Option<Text>, batch: i32, now: Timestamp) -> Result<i64, Error> {
     statement!(RETRY, "retry_failed", [Int, Text, Int, Timestamp]);
-    Ok(session.run(&RETRY, &[queue.into(), kind.into(), batch.into(), now.into()])?.count())
+    let rows = session.run(&RETRY, &[queue.into(), kind.into(), batch.into(), now.into()])?;
+    let (taken, retried) = (rows.bigint(0, 1).unwrap_or(0), rows.bigint(0, 2).unwrap_or(0));
+    if taken == retried { Ok(retried) } else { Err(Error::Contended) }
 }
 
 pub fn purge_failed(session: &Session, queue: i32, before: Timestamp, batch: i32) -> Result<usize, Error> {
