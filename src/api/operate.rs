@@ -155,7 +155,13 @@ pub fn rescue_zombies(call: &Call) -> Outcome {
 
 /// `jobq.resume_after_restore()`
 pub fn resume_after_restore(_: &Call) -> Outcome {
-    let changed = as_owner(Planner::Free, |session| store::maintenance::adopt(session, pg::server::database_oid()))?;
+    let changed = as_owner(Planner::Free, |session| {
+        let waited = !is_original(session)?;
+        if waited {
+            store::maintenance::adopt(session, pg::server::database_oid())?;
+        }
+        Ok(waited)
+    })?;
     pg::xact::announce_at_commit();
     Ok(Answer::Bool(changed))
 }

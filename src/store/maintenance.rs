@@ -84,10 +84,11 @@ pub fn remove_tombstones(session: &Session, now: Timestamp) -> Result<usize, Err
     Ok(session.run(&REMOVE, &[now.into()])?.count())
 }
 
-/// Makes this database the original; false when it was.
-pub fn adopt(session: &Session, database: Oid) -> Result<bool, Error> {
+/// Makes this database the original.
+pub fn adopt(session: &Session, database: Oid) -> Result<(), Error> {
     statement!(ADOPT, "adopt", [Oid]);
-    Ok(session.run(&ADOPT, &[database.into()])?.count() == 1)
+    session.run(&ADOPT, &[database.into()])?;
+    Ok(())
 }
 
 /// Does this history partition hold rows, and none that finished after `cutoff`?
