@@ -112,7 +112,8 @@ async def _(db):
     held = await db.fetchrow("SELECT * FROM jobq.claim(worker => 'ada', kinds => $1)", ["add"])
     # On a second connection, while the first one works.
     await db.fetchval("SELECT jobq.heartbeat($1, $2, progress => $3)", held["id"], held["lease"], 50.5)
-    equal(await db.fetchval("SELECT jobq.complete($1, $2, $3)", held["id"], held["lease"], {"sum": 3}), "completed")
+    result = {"sum": held["payload"]["a"] + held["payload"]["b"]}
+    await db.fetchval("SELECT jobq.complete($1, $2, $3)", held["id"], held["lease"], result)
     done = await job(db, held["id"])
     equal((done["state"], done["result"], done["progress"]), ("completed", {"sum": 3}, 50.5))
 
@@ -172,8 +173,9 @@ async def _(db):
 @check("a lost lease is JQ001 and no connection error; a repeated complete is JQ002; the connection stays usable")
 async def _(db):
     held = await claimed(db)
-    while (await job(db, held["id"]))["state"] == "running":
-        await db.fetchval("SELECT jobq.rescue_zombies(older_than => $1)", timedelta(milliseconds=1))
+    async with asyncio.timeout(60):
+        while (await job(db, held["id"]))["state"] == "running":
+            await db.fetchval("SELECT jobq.rescue_zombies(older_than => $1)", timedelta(milliseconds=1))
     again = await db.fetchrow("SELECT * FROM jobq.claim(worker => 'bob')")
     try:
         async with db.transaction():

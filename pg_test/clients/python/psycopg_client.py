@@ -43,6 +43,10 @@ def claim(db, **options):
     return db.execute(f"SELECT * FROM jobq.claim({named})", options).fetchall()
 
 
+def about(span, seconds):
+    return abs(span.total_seconds() - seconds) < 2
+
+
 def claimed(db, **options):
     """A job of its own, and held."""
     id = enqueue(db, **options)
@@ -77,7 +81,6 @@ def _(db):
 @check("enqueue: every option by name")
 def _(db):
     value(db, "SELECT jobq.create_queue('mail')")
-    before = datetime.now(timezone.utc)
     id = db.execute(
         """SELECT jobq.enqueue('send_email', %(payload)s, queue => 'mail', priority => 1, delay => %(delay)s, max_attempts => 5,
                                timeout => %(timeout)s, unique_key => 'ada', headers => %(headers)s, options => %(options)s)""",
@@ -87,7 +90,7 @@ def _(db):
     equal((made.queue, made.kind, made.state, made.priority), ("mail", "send_email", "pending", 1))
     equal((made.payload, made.headers, made.max_attempts, made.attempt), ([1, [2, 3]], {"trace": "4bf9"}, 5, 0))
     equal((made.unique_key, made.worker, made.result, made.cancel_requested), ("ada", None, None, False))
-    true(timedelta(seconds=85) < made.run_at - before < timedelta(seconds=100), made.run_at)
+    true(about(made.run_at - made.enqueued_at, 90), made.run_at)
 
 
 @check("enqueue: run_at as datetime; run_at in the past is now; not together with delay; at most ten years ahead")
@@ -189,7 +192,7 @@ def _(db):
 def _(db):
     db.execute("CREATE TABLE invoices (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, total int, job_id uuid)")
     with db.transaction():
-        id = value(db, "SELECT jobq.enqueue('send_invoice', %s)", Jsonb({"total": 12}))
+        [id] = db.execute("SELECT jobq.enqueue('send_invoice', %s)", (Jsonb({"total": 12}),)).fetchone()
         db.execute("INSERT INTO invoices (total, job_id) VALUES (12, %s)", (id,))
     equal(value(db, "SELECT state FROM jobq.jobs JOIN invoices ON job_id = jobs.id"), "pending")
     try:
@@ -209,11 +212,17 @@ def _(db):
 @check("claim, work, complete")
 def _(db):
     id = enqueue(db, "add", payload=Jsonb({"a": 1, "b": 2}))
-    [held] = db.execute("SELECT * FROM jobq.claim(worker => 'ada')").fetchall()
-    equal((held.id, held.queue, held.kind, held.attempt), (id, "default", "add", 1))
-    equal(value(db, "SELECT jobq.complete(%s, %s, %s)", held.id, held.lease, Jsonb({"sum": 3})), "completed")
+    broken = enqueue(db, "add", payload=Jsonb({"a": 1}))
+    for held in db.execute("SELECT * FROM jobq.claim(batch => 10, worker => 'ada')").fetchall():
+        try:
+            result = Jsonb({"sum": held.payload["a"] + held.payload["b"]})
+            db.execute("SELECT jobq.complete(%s, %s, %s)", (held.id, held.lease, result))
+        except KeyError as error:
+            db.execute("SELECT jobq.fail(%s, %s, %s)", (held.id, held.lease, repr(error)))
+        equal((held.queue, held.kind, held.attempt), ("default", "add", 1))
     done = job(db, id)
     equal((done.state, done.result, done.worker, done.lease_expires_at), ("completed", {"sum": 3}, "ada", None))
+    equal((job(db, broken).state, job(db, broken).last_error), ("pending", "KeyError('b')"))
 
 
 @check("claim: every argument NULL, by position; nothing to do is no row")
@@ -233,8 +242,7 @@ def _(db):
     urgent, other = enqueue(db, "a", queue="low", priority=1), enqueue(db, "b", queue="low")
     equal([j.id for j in claim(db, queue="high,low", batch=3, kinds=["a", "c"], bind="lease")], [high, urgent, low])
     equal([j.id for j in claim(db, queue="low", batch=10, lease_for=timedelta(minutes=1))], [other])
-    left = job(db, other).lease_expires_at - datetime.now(timezone.utc)
-    true(timedelta(seconds=50) < left <= timedelta(seconds=61), left)
+    true(about(job(db, other).lease_expires_at - job(db, other).claimed_at, 60), "the lease's length")
     for wrong in ({"batch": 0}, {"batch": 10001}, {"lease_for": "1 ms"}, {"bind": "forever"}, {"queue": ""}):
         with refused("22023"):
             claim(db, **wrong)
@@ -347,9 +355,10 @@ def _(db):
     equal(value(db, "SELECT jobq.create_queue('slow', backoff => %s)", backoff), True)
     enqueue(db, queue="slow")
     [held] = claim(db, queue="slow")
+    before = datetime.now(timezone.utc)
     equal(value(db, "SELECT jobq.fail(%s, %s, 'busy')", held.id, held.lease), "pending")
-    wait = job(db, held.id).run_at - datetime.now(timezone.utc)
-    true(timedelta(seconds=20) < wait <= timedelta(seconds=31), wait)
+    after = datetime.now(timezone.utc)
+    true(before <= job(db, held.id).run_at - timedelta(seconds=30) <= after, job(db, held.id).run_at)
     with refused("22023"):
         value(db, "SELECT jobq.alter_queue('slow', backoff => %s)", Jsonb({"kind": "linear", "bass": "10s"}))
 
@@ -360,9 +369,10 @@ def _(db):
     equal(value(db, "SELECT jobq.release(%s, %s)", held.id, held.lease), "pending")
     [held] = claim(db)
     equal(held.attempt, 1)
-    equal(value(db, "SELECT jobq.release(%s, %s, delay => %s)", held.id, held.lease, timedelta(seconds=30)), "pending")
+    before = datetime.now(timezone.utc)
+    equal(value(db, "SELECT jobq.release(%s, %s, delay => %s)", held.id, held.lease, timedelta(minutes=5)), "pending")
     equal(claim(db), [])
-    true(job(db, held.id).run_at > datetime.now(timezone.utc) + timedelta(seconds=20))
+    true(job(db, held.id).run_at >= before + timedelta(minutes=5), job(db, held.id).run_at)
 
 
 @check("cancel: a worker learns it at its heartbeat; fail and release then end the job, complete completes it")
@@ -628,13 +638,13 @@ def _(db):
         enqueue(db, queue="counted")
         [held] = claim(db, queue="counted")
         value(db, f"SELECT jobq.{verb}(%s, %s)", held.id, held.lease)
-    for delay in (0, 0, 60):
+    for delay in (0, 0, 600):
         enqueue(db, queue="counted", delay=timedelta(seconds=delay))
     claim(db, queue="counted", worker="ada")
     [s] = db.execute("SELECT * FROM jobq.stats(%s)", ("counted",)).fetchall()
     equal((s.queue, s.pending, s.scheduled, s.running, s.failed, s.completed_today, s.failed_today, s.workers),
           ("counted", 1, 1, 1, 1, 1, 1, 1))
-    true(0 <= s.oldest_pending_seconds < 60, s.oldest_pending_seconds)
+    true(0 <= s.oldest_pending_seconds < 600, s.oldest_pending_seconds)
     true({"default", "counted"} <= {row.queue for row in db.execute("SELECT * FROM jobq.stats(%s)", (None,)).fetchall()})
     with refused("42704"):
         db.execute("SELECT * FROM jobq.stats('nowhere')")
