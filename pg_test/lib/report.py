@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 import traceback
 from collections.abc import Iterator
@@ -20,9 +21,14 @@ class Skipped(Exception):
 
 
 class Report:
-    def __init__(self) -> None:
+    def __init__(self, match: str | None = None) -> None:
+        self._match = re.compile(match) if match else None
         self.passed = self.failed = self.skipped = 0
         self._lock = threading.Lock()
+
+    def wants(self, what: str) -> bool:
+        """Is this check one of those asked for?"""
+        return self._match is None or bool(self._match.search(what))
 
     def ok(self, what: str) -> None:
         with self._lock:

@@ -111,7 +111,8 @@ def apt_install(*packages: str) -> None:
         raise SetupError(f"please install as root: apt-get install {' '.join(packages)}")
     say(f"installing Debian packages: {' '.join(packages)}")
     apt_update()
-    run([*sudo, "apt-get", "install", "-y", "-q", "--no-install-recommends", *packages],
+    # What is there already stays at its version.
+    run([*sudo, "apt-get", "install", "-y", "-q", "--no-install-recommends", "--no-upgrade", *packages],
         env={**os.environ, **env}, quiet=True)
 
 

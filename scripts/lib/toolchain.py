@@ -116,23 +116,24 @@ def perl_modules() -> Path:
 
 
 def cargo_pgrx() -> str:
-    return _cargo_program("cargo-pgrx", CARGO_PGRX_VERSION, ["cargo-pgrx", "pgrx", "--version"])
+    # Its only default feature is for downloading Postgres, and would need OpenSSL's headers.
+    return _cargo_program("cargo-pgrx", CARGO_PGRX_VERSION, ["pgrx", "--version"], "--no-default-features")
 
 
 def cargo_deny() -> str:
-    return _cargo_program("cargo-deny", CARGO_DENY_VERSION, ["cargo-deny", "--version"])
+    return _cargo_program("cargo-deny", CARGO_DENY_VERSION, ["--version"])
 
 
-def _cargo_program(name: str, version: str, ask: Sequence[str]) -> str:
+def _cargo_program(name: str, version: str, ask: Sequence[str], *options: str) -> str:
     """The path of a cargo program of this version; the user's own one is never replaced."""
     private = scratch() / name
     with only_one(name):
         for program in (shutil.which(name), str(private / "bin" / name)):
-            if program and Path(program).exists() and version in run([program, *ask[1:]], quiet=True).split():
+            if program and Path(program).exists() and version in run([program, *ask], quiet=True).split():
                 return program
         say(f"building {name} {version} (a few minutes, once)")
         # Unoptimized: they run for seconds, and would compile for minutes more.
-        run(["cargo", "install", name, "--version", f"={version}", "--locked", "--debug", "--root", private],
+        run(["cargo", "install", name, "--version", f"={version}", "--locked", "--debug", "--root", private, *options],
             env={**os.environ, "CARGO_TARGET_DIR": str(private / "build"), "CARGO_PROFILE_DEV_DEBUG": "0"},
             cwd=scratch(), quiet=True)
         shutil.rmtree(private / "build", ignore_errors=True)
@@ -176,7 +177,8 @@ def libclang() -> dict[str, str]:
             _mark_complete(home, LIBCLANG_WHEEL)
     # The wheel has no C headers of its own: gcc's serve.
     headers = Path(run(["gcc", "-print-file-name=include"], quiet=True).strip())
-    return {"LIBCLANG_PATH": str(home / "clang" / "native"), "BINDGEN_EXTRA_CLANG_ARGS": f"-I{headers}"}
+    library = next(home.rglob("libclang.so"))
+    return {"LIBCLANG_PATH": str(library.parent), "BINDGEN_EXTRA_CLANG_ARGS": f"-I{headers}"}
 
 
 def venv(name: str, requirements: Sequence[str]) -> Path:

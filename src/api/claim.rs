@@ -91,7 +91,7 @@ pub fn claim(call: &Call) -> Outcome {
             let rows = store::enqueue::claim(session, queue, &request)?;
             from_clock &=
                 (0..rows.count()).all(|row| rows.bigint(row, 2).is_some_and(|lease| lease::from_clock(lease, clock_part)));
-            rows.pass_to(&sink);
+            store::enqueue::hand_out(&rows, &sink);
             left = left.saturating_sub(i32::try_from(rows.count()).unwrap_or(i32::MAX));
             if left <= 0 {
                 break;

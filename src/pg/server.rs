@@ -31,12 +31,9 @@ pub fn monotonic_micros() -> i64 {
     time.seconds.saturating_mul(1_000_000).saturating_add(time.nanos / 1_000)
 }
 
-/// 32 random bits from the server's strong source; 0 if it has none left.
+/// 32 random bits from the operating system, without a file: a server built without OpenSSL opens one for each call.
 pub fn random_bits() -> u32 {
-    let mut bytes = [0u8; 4];
-    // SAFETY: writes four bytes into a buffer of four.
-    unsafe { pg_sys::pg_strong_random(bytes.as_mut_ptr().cast(), bytes.len()) };
-    u32::from_ne_bytes(bytes)
+    (uuid::Uuid::new_v4().as_u128() & u128::from(u32::MAX)) as u32
 }
 
 /// A number from 0 up to 1.

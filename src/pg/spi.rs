@@ -316,8 +316,13 @@ impl Rows<'_> {
 
     /// Hands all rows to the calling query as they are.
     pub fn pass_to(&self, sink: &RowSink) {
-        for row in 0..self.count() {
-            if let Some(tuple) = self.tuple(row) {
+        self.pass_in_order(&(0..self.count()).collect::<Vec<_>>(), sink);
+    }
+
+    /// Hands rows to the calling query by their numbers.
+    pub fn pass_in_order(&self, order: &[usize], sink: &RowSink) {
+        for row in order {
+            if let Some(tuple) = self.tuple(*row) {
                 sink.put_tuple(tuple);
             }
         }

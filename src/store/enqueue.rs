@@ -4,6 +4,7 @@ use super::queues::Queue;
 use super::statement;
 use crate::clock::Timestamp;
 use crate::error::Error;
+use crate::pg::call::RowSink;
 use crate::pg::datum::{Jsonb, Text};
 use crate::pg::spi::{Param, Rows, Session};
 use uuid::Uuid;
@@ -111,9 +112,12 @@ pub struct Claim<'a> {
     pub kinds: Option<&'a [Text]>,
 }
 
-/// Rows of jobq.claimed_job.
+/// Rows of jobq.claimed_job, in no order: see `hand_out`.
 pub fn claim<'s>(session: &'s Session, queue: &Queue, claim: &Claim<'_>) -> Result<Rows<'s>, Error> {
+    #[cfg(feature = "pg18")]
     statement!(CLAIM, "claim", [Int, Int, Timestamp, BigInt, BigInt, Int, Text, TextArray, BigInt, Text]);
+    #[cfg(not(feature = "pg18"))]
+    statement!(CLAIM, "claim_before_18", [Int, Int, Timestamp, BigInt, BigInt, Int, Text, TextArray, BigInt, Text]);
     session.run(
         &CLAIM,
         &[
@@ -129,4 +133,11 @@ pub fn claim<'s>(session: &'s Session, queue: &Queue, claim: &Claim<'_>) -> Resu
             queue.name.as_str().into(),
         ],
     )
+}
+
+/// Hands claimed rows to the calling query by (priority, run_at, id).
+pub fn hand_out(rows: &Rows<'_>, sink: &RowSink) {
+    let mut order: Vec<usize> = (0..rows.count()).collect();
+    order.sort_by_cached_key(|row| (rows.int(*row, 9), rows.timestamp(*row, 11), rows.uuid(*row, 1)));
+    rows.pass_in_order(&order, sink);
 }

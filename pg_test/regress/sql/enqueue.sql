@@ -29,15 +29,15 @@ SELECT kind, queue, priority, max_attempts, payload, headers, unique_key, run_at
 FROM jobq.jobs WHERE kind LIKE 'full%' ORDER BY id;
 
 -- Rows come in the order of the input, ids grow in it, and the payloads belong to them.
-SELECT count(*), bool_and(created), bool_and(j.payload = jsonb_build_object('n', e.place)) AS payloads_in_order, bool_and(e.id > e.before) AS ids_grow
-FROM (SELECT e.*, lag(e.id) OVER (ORDER BY e.place) AS before
-      FROM jobq.enqueue_many('many', (SELECT jsonb_agg(jsonb_build_object('n', n) ORDER BY n) FROM generate_series(1, 2000) AS n)) WITH ORDINALITY AS e (id, created, place)) AS e
-JOIN jobq.jobs AS j ON j.id = e.id;
-SELECT count(*), bool_and(created), bool_and(j.payload = jsonb_build_object('n', e.place)) AS payloads_in_order, bool_and(e.id > e.before) AS ids_grow
-FROM (SELECT e.*, lag(e.id) OVER (ORDER BY e.place) AS before
-      FROM jobq.enqueue_jobs((SELECT jsonb_agg(jsonb_build_object('kind', 'many_jobs', 'payload', jsonb_build_object('n', n)) ORDER BY n)
-                              FROM generate_series(1, 2000) AS n)) WITH ORDINALITY AS e (id, created, place)) AS e
-JOIN jobq.jobs AS j ON j.id = e.id;
+CREATE TABLE t.added AS
+SELECT 'many' AS form, e.* FROM jobq.enqueue_many('many', (SELECT jsonb_agg(jsonb_build_object('n', n) ORDER BY n) FROM generate_series(1, 2000) AS n))
+    WITH ORDINALITY AS e (id, created, place)
+UNION ALL
+SELECT 'jobs', e.* FROM jobq.enqueue_jobs((SELECT jsonb_agg(jsonb_build_object('kind', 'many', 'payload', jsonb_build_object('n', n)) ORDER BY n)
+    FROM generate_series(1, 2000) AS n)) WITH ORDINALITY AS e (id, created, place);
+SELECT e.form, count(*), bool_and(e.created) AS created, bool_and(j.payload = jsonb_build_object('n', e.place)) AS payloads_in_order, bool_and(e.id > e.before) AS ids_grow
+FROM (SELECT x.*, lag(x.id) OVER (PARTITION BY x.form ORDER BY x.place) AS before FROM t.added AS x) AS e JOIN jobq.jobs AS j ON j.id = e.id
+GROUP BY e.form ORDER BY e.form;
 SELECT bool_and(x.id > x.before) AS ids_grow
 FROM (SELECT e.id, lag(e.id) OVER (ORDER BY e.n) AS before
       FROM (SELECT n, jobq.enqueue('one_by_one') AS id FROM generate_series(1, 2000) AS n) AS e) AS x;
@@ -169,6 +169,7 @@ SELECT what, t.outcome(what, says) FROM (VALUES
     (29, $$jobq.enqueue_jobs('[{"kind": "k", "payload": 5}]')$$, 'payload'),
     (30, $$jobq.enqueue_jobs('[{"kind": "k", "payload": "x"}]')$$, 'encoded twice'),
     (31, $$jobq.enqueue_jobs('[{"kind": "k", "payload": [1]}]')$$, NULL),
+    (31, $$jobq.enqueue_jobs('[{"kind": "k", "payload": null}]')$$, 'payload'),
     (32, $$jobq.enqueue_jobs('[{"kind": "k", "nosuch": 1}]')$$, 'nosuch'),
     (33, $$jobq.enqueue_jobs('[{"kind": "k", "options": {"nosuch": 1}}]')$$, 'nosuch'),
     (34, $$jobq.enqueue_jobs('[{"kind": "k", "queue": "nosuch"}]')$$, 'nosuch'),

@@ -52,8 +52,9 @@ DECLARE
     job uuid := t.id('far');
     token bigint;
     ahead interval;
+    attempt_before int;
 BEGIN
-    FOR attempt_before IN SELECT unnest('{20,30,31,62,63,64,500,998}'::int[]) LOOP
+    FOREACH attempt_before IN ARRAY '{20,30,31,62,63,64,500,998}'::int[] LOOP
         UPDATE jobq._job SET attempt = attempt_before WHERE id = job;
         SELECT lease INTO STRICT token FROM jobq.claim(kinds => '{far}');
         PERFORM jobq.fail(job, token);

@@ -4,9 +4,9 @@
 \i :prepare
 
 -- complete: with a result, without one.
-SELECT count(jobq.enqueue(kind, '{"n": 1}')) FROM unnest('{done,plain,null}'::text[]) AS kind;
+SELECT count(jobq.enqueue(kind, '{"n": 1}')) FROM unnest('{done,plain,none}'::text[]) AS kind;
 SELECT t.take(batch => 3, worker => 'w1');
-SELECT jobq.complete(t.id('done'), t.lease('done'), '{"pages": 3}'), jobq.complete(t.id('plain'), t.lease('plain')), jobq.complete(t.id('null'), t.lease('null'), NULL);
+SELECT jobq.complete(t.id('done'), t.lease('done'), '{"pages": 3}'), jobq.complete(t.id('plain'), t.lease('plain')), jobq.complete(t.id('none'), t.lease('none'), NULL);
 SELECT kind, state, attempt, worker, payload, result, finished_at BETWEEN claimed_at AND clock_timestamp() AS times, lease_expires_at, last_error
 FROM jobq.jobs ORDER BY kind;
 
@@ -95,11 +95,13 @@ SELECT jobq.complete(t.id('fenced'), t.lease('fenced'));
 SELECT t.fence(t.id('fenced'), t.lease('fenced'), 'completed') AS by_this_lease, t.fence(t.id('fenced'), t.lease('fenced', 1), 'completed') AS by_another, t.seen('fenced');
 SELECT jobq.fail(t.id('other'), t.lease('other'), 'x', retry => false);
 SELECT t.fence(t.id('other'), t.lease('other'), 'failed') AS failed_by_this_lease, t.fence(t.id('other'), t.lease('fenced'), 'failed') AS failed_by_another;
-SELECT count(jobq.enqueue(kind)) FROM unnest('{stopped,never_run,lost}'::text[]) AS kind;
-SELECT t.take(batch => 2, worker => 'w1', kinds => '{stopped,lost}');
+SELECT count(jobq.enqueue(kind)) FROM unnest('{stopped,never_run,between,lost}'::text[]) AS kind;
+SELECT t.take(batch => 3, worker => 'w1', kinds => '{stopped,between,lost}');
 SELECT jobq.cancel(t.id('stopped')), jobq.fail(t.id('stopped'), t.lease('stopped')), jobq.cancel(t.id('never_run'));
 SELECT t.fence(t.id('stopped'), t.lease('stopped'), 'cancelled') AS cancelled_by_this_lease, t.fence(t.id('stopped'), 1, 'cancelled') AS cancelled_by_another,
        t.fence(t.id('never_run'), 0, 'cancelled') AS cancelled_pending;
+SELECT jobq.fail(t.id('between'), t.lease('between'), 'x', '0'), jobq.cancel(t.id('between')), t.fence(t.id('between'), t.lease('between'), 'cancelled') AS cancelled_between_attempts;
+SELECT jobq.retry(t.id('between')), t.take(worker => 'w1', kinds => '{between}'), t.lease('between') > t.lease('between', 1) AS lease_grew;
 -- A rescue that buries the job was not this lease's doing.
 UPDATE jobq._job SET max_attempts = 1 WHERE kind = 'lost';
 SELECT t.lose('lost');

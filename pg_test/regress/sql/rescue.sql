@@ -10,7 +10,7 @@ SELECT jobq.heartbeat(t.id('lost'), t.lease('lost'), progress => 50, note => 'ha
 SELECT jobq.rescue_zombies() AS nobody_yet;
 SELECT t.lose('lost');
 SELECT t.seen('lost'), t.seen('alive');
-SELECT last_error LIKE '%worker-7%' AS says_who, last_error ~ '\d\d:\d\d' AS says_when, jsonb_array_length(attempt_errors) AS errors, run_at <= clock_timestamp() AS due,
+SELECT last_error LIKE '%worker-7%' AS says_who, last_error ~ 'last seen .*\d' AS says_when, jsonb_array_length(attempt_errors) AS errors, run_at <= clock_timestamp() AS due,
        attempt_errors -> 0 ->> 'worker' AS worker, attempt_errors -> 0 ->> 'attempt' AS attempt, payload
 FROM jobq.jobs WHERE kind = 'lost';
 SELECT t.take(kinds => '{lost}', worker => 'worker-8');
@@ -43,8 +43,8 @@ SELECT t.take(kinds => '{stopped}'), jobq.cancel(t.id('stopped')), t.lose('stopp
 
 -- older_than: no sign of life, whatever the lease. A heartbeat is one.
 SELECT count(jobq.enqueue(kind)) FROM unnest('{silent,noisy}'::text[]) AS kind;
-SELECT t.take(kinds => '{silent,noisy}', batch => 2, lease_for => '1 second') IS NOT NULL;
 BEGIN;
+SELECT t.take(kinds => '{silent,noisy}', batch => 2);
 UPDATE jobq._job SET lease_expires_at = clock_timestamp() + interval '1 hour', claimed_at = clock_timestamp() - interval '1 hour', seen_at = clock_timestamp() - interval '1 hour', lease_ms = 1 WHERE kind IN ('silent', 'noisy');
 SELECT jobq.rescue_zombies(), jobq.rescue_zombies('2 hours');
 SELECT jobq.heartbeat(t.id('noisy'), t.lease('noisy'));
@@ -80,7 +80,7 @@ SELECT jobq.cancel(t.id('overdue_stopped'));
 BEGIN;
 UPDATE jobq._job SET deadline_at = clock_timestamp() - interval '1 second' WHERE kind LIKE 'overdue%';
 SELECT jobq.heartbeat(t.id('overdue'), t.lease('overdue'));
-SELECT jobq.tick() >= 2 AS counted;
+SELECT jobq.tick();
 COMMIT;
 SELECT kind, t.seen(kind), last_error FROM jobq.jobs WHERE queue = 'timed' ORDER BY kind;
 SELECT t.outcome($$jobq.complete(t.id('overdue'), t.lease('overdue'))$$);

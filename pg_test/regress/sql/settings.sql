@@ -46,8 +46,8 @@ SELECT 'CALL t.pause_unless(''10kB'')' FROM generate_series(1, 1200) \gexec
 \set ECHO all
 SHOW jobq.max_payload_bytes;
 SELECT t.outcome($$jobq.enqueue('k', jsonb_build_object('x', repeat('x', 9000)))$$), t.outcome($$jobq.enqueue('k', jsonb_build_object('x', repeat('canary', 2000)))$$, 'payload'),
-       t.outcome($$jobq.enqueue_many('k', jsonb_build_array('{}', jsonb_build_object('x', repeat('canary', 2000))))$$, 'payload'),
-       t.outcome($$jobq.enqueue_jobs(jsonb_build_array('{"kind": "k"}', jsonb_build_object('kind', 'k', 'payload', jsonb_build_object('x', repeat('canary', 2000)))))$$, 'payload');
+       t.outcome($$jobq.enqueue_many('k', jsonb_build_array('{}'::jsonb, jsonb_build_object('x', repeat('canary', 2000))))$$, 'payload'),
+       t.outcome($$jobq.enqueue_jobs(jsonb_build_array('{"kind": "k"}'::jsonb, jsonb_build_object('kind', 'k', 'payload', jsonb_build_object('x', repeat('canary', 2000)))))$$, 'payload');
 -- Many small ones are not one large one; what is there already is served.
 SELECT t.outcome($$jobq.enqueue_many('k', (SELECT jsonb_agg(jsonb_build_object('x', repeat('x', 9000))) FROM generate_series(1, 10)))$$);
 SELECT jobq.fail(t.id('before'), t.lease('before'), 'e', '0'), t.take(), jobq.complete(t.id('before'), t.lease('before'), '{"small": true}'), t.seen('before');

@@ -38,7 +38,6 @@ CREATE TABLE public._job (id int);
 CREATE TABLE public._queue (id int);
 CREATE VIEW public.jobs AS SELECT 1 AS id;
 CREATE FUNCTION public.setval(text, bigint) RETURNS bigint LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''hijacked''; END';
-CREATE FUNCTION public.nullif_ts(timestamptz, unknown) RETURNS timestamptz LANGUAGE sql AS 'SELECT NULL::timestamptz';
 CREATE FUNCTION public.equal(int, int) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''hijacked''; END';
 CREATE OPERATOR public.= (LEFTARG = int, RIGHTARG = int, FUNCTION = public.equal);
 RESET ROLE;

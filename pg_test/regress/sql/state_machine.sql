@@ -4,22 +4,24 @@
 \i :prepare
 
 -- One job in each state (those that ran end with a lease of w1); each verb on each, undone afterwards: the state after, or the SQLSTATE.
-SELECT count(jobq.enqueue(kind)) FROM unnest('{pending,retrying,released,rescued,running,stopping,expired,completed,failed,cancelled,cancelled_running,poison}'::text[]) AS kind;
-SELECT t.take(kinds => '{retrying,released,rescued,running,stopping,expired,completed,failed,cancelled_running,poison}', batch => 10, worker => 'w1') <> 'nothing' AS taken;
+SELECT count(jobq.enqueue(kind)) FROM unnest('{pending,retrying,released,rescued,running,stopping,expired,completed,failed,cancelled,cancelled_running,cancelled_retrying,poison}'::text[]) AS kind;
+SELECT t.take(kinds => '{retrying,released,rescued,running,stopping,expired,completed,failed,cancelled_running,cancelled_retrying,poison}', batch => 11, worker => 'w1') <> 'nothing' AS taken;
 SELECT jobq.fail(t.id('retrying'), t.lease('retrying'), 'e', '0'), jobq.release(t.id('released'), t.lease('released')), t.lose('rescued'), jobq.cancel(t.id('stopping')), jobq.complete(t.id('completed'), t.lease('completed')),
-       jobq.fail(t.id('failed'), t.lease('failed'), 'e', retry => false), jobq.cancel(t.id('cancelled')), jobq.cancel(t.id('cancelled_running')), jobq.release(t.id('cancelled_running'), t.lease('cancelled_running'));
+       jobq.fail(t.id('failed'), t.lease('failed'), 'e', retry => false), jobq.cancel(t.id('cancelled')), jobq.cancel(t.id('cancelled_running')), jobq.release(t.id('cancelled_running'), t.lease('cancelled_running')),
+       jobq.fail(t.id('cancelled_retrying'), t.lease('cancelled_retrying'), 'e', '0'), jobq.cancel(t.id('cancelled_retrying'));
 UPDATE jobq._job SET crashes = 2 WHERE kind = 'poison';
 SELECT t.lose('poison');
-CREATE FUNCTION t.after(verb text, kind text) RETURNS text LANGUAGE plpgsql AS $$
+CREATE FUNCTION t.after(call text, kind text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
+    job uuid := t.id(kind);
     result text;
 BEGIN
     BEGIN
         IF kind = 'expired' THEN
             UPDATE jobq._job AS j SET lease_expires_at = clock_timestamp() - interval '1 second', lease_ms = 1 WHERE j.kind = after.kind;
         END IF;
-        EXECUTE 'SELECT count(*) FROM ' || replace(replace(verb, 'ID', quote_literal(t.id(kind))), 'LEASE', coalesce(t.lease(kind), 0)::text);
-        result := coalesce((SELECT j.state || CASE WHEN j.cancel_requested THEN '!' ELSE '' END FROM jobq.job(t.id(kind)) AS j), 'gone');
+        EXECUTE 'SELECT count(*) FROM jobq.' || replace(replace(call, 'ID', quote_literal(job)), 'LEASE', coalesce(t.lease(kind), 0)::text);
+        result := coalesce((SELECT j.state || CASE WHEN j.cancel_requested THEN '!' ELSE '' END FROM jobq.job(job) AS j), 'gone');
         IF t.unsound() > 0 THEN result := result || ' unsound'; END IF;
         RAISE EXCEPTION USING ERRCODE = 'T0000', MESSAGE = result;
     EXCEPTION WHEN SQLSTATE 'T0000' THEN
@@ -29,22 +31,32 @@ BEGIN
     END;
 END
 $$;
-SELECT split_part(verb, '(', 1) || CASE WHEN verb LIKE '%LEASE,%' THEN ' ' || rtrim(split_part(verb, 'LEASE, ', 2), ')') WHEN verb LIKE '%skip%' THEN ' skip' ELSE '' END AS verb,
-       t.after('jobq.' || verb, 'pending') AS pending, t.after('jobq.' || verb, 'retrying') AS retrying, t.after('jobq.' || verb, 'released') AS released, t.after('jobq.' || verb, 'rescued') AS rescued,
-       t.after('jobq.' || verb, 'running') AS running, t.after('jobq.' || verb, 'stopping') AS stopping, t.after('jobq.' || verb, 'expired') AS expired
-FROM (VALUES (1, 'complete(ID, LEASE)'), (2, 'complete_many(ARRAY[ID]::uuid[], ARRAY[LEASE]::bigint[])'), (3, 'complete_many(ARRAY[ID]::uuid[], ARRAY[LEASE]::bigint[], on_stale => ''skip'')'),
-    (4, 'fail(ID, LEASE)'), (5, 'fail(ID, LEASE, retry => false)'), (6, 'release(ID, LEASE)'), (7, 'heartbeat(ID, LEASE)'), (8, 'heartbeat_many(ARRAY[ID]::uuid[], ARRAY[LEASE]::bigint[])'),
-    (9, 'cancel(ID)'), (10, 'reschedule(ID)'), (11, 'retry(ID)'), (12, 'delete(ID)'), (13, 'claim(batch => 100)'), (14, 'rescue_zombies()'), (15, 'retry_failed()'),
-    (16, 'purge(''default'', ''completed'', ''0'')'), (17, 'purge(''default'', ''failed'', ''0'')'), (18, 'purge(''default'', ''cancelled'', ''0'')')) AS v (n, verb)
-ORDER BY n;
-SELECT split_part(verb, '(', 1) || CASE WHEN verb LIKE '%LEASE,%' THEN ' ' || rtrim(split_part(verb, 'LEASE, ', 2), ')') WHEN verb LIKE '%skip%' THEN ' skip' ELSE '' END AS verb,
-       t.after('jobq.' || verb, 'completed') AS completed, t.after('jobq.' || verb, 'failed') AS failed, t.after('jobq.' || verb, 'poison') AS poison, t.after('jobq.' || verb, 'cancelled') AS cancelled,
-       t.after('jobq.' || verb, 'cancelled_running') AS cancelled_running
-FROM (VALUES (1, 'complete(ID, LEASE)'), (2, 'complete_many(ARRAY[ID]::uuid[], ARRAY[LEASE]::bigint[])'), (3, 'complete_many(ARRAY[ID]::uuid[], ARRAY[LEASE]::bigint[], on_stale => ''skip'')'),
-    (4, 'fail(ID, LEASE)'), (5, 'fail(ID, LEASE, retry => false)'), (6, 'release(ID, LEASE)'), (7, 'heartbeat(ID, LEASE)'), (8, 'heartbeat_many(ARRAY[ID]::uuid[], ARRAY[LEASE]::bigint[])'),
-    (9, 'cancel(ID)'), (10, 'reschedule(ID)'), (11, 'retry(ID)'), (12, 'delete(ID)'), (13, 'claim(batch => 100)'), (14, 'rescue_zombies()'), (15, 'retry_failed()'),
-    (16, 'purge(''default'', ''completed'', ''0'')'), (17, 'purge(''default'', ''failed'', ''0'')'), (18, 'purge(''default'', ''cancelled'', ''0'')')) AS v (n, verb)
-ORDER BY n;
+CREATE TABLE t.verb (n int, verb text, call text);
+INSERT INTO t.verb VALUES
+    (1, 'complete', 'complete(ID, LEASE)'),
+    (2, 'complete_many', 'complete_many(ARRAY[ID]::uuid[], ARRAY[LEASE]::bigint[])'),
+    (3, 'complete_many skip', 'complete_many(ARRAY[ID]::uuid[], ARRAY[LEASE]::bigint[], on_stale => ''skip'')'),
+    (4, 'fail', 'fail(ID, LEASE)'),
+    (5, 'fail no retry', 'fail(ID, LEASE, retry => false)'),
+    (6, 'release', 'release(ID, LEASE)'),
+    (7, 'heartbeat', 'heartbeat(ID, LEASE)'),
+    (8, 'heartbeat_many', 'heartbeat_many(ARRAY[ID]::uuid[], ARRAY[LEASE]::bigint[])'),
+    (9, 'cancel', 'cancel(ID)'),
+    (10, 'reschedule', 'reschedule(ID)'),
+    (11, 'retry', 'retry(ID)'),
+    (12, 'delete', 'delete(ID)'),
+    (13, 'claim', 'claim(batch => 100)'),
+    (14, 'rescue_zombies', 'rescue_zombies()'),
+    (15, 'retry_failed', 'retry_failed()'),
+    (16, 'purge completed', 'purge(''default'', ''completed'', ''0'')'),
+    (17, 'purge failed', 'purge(''default'', ''failed'', ''0'')'),
+    (18, 'purge cancelled', 'purge(''default'', ''cancelled'', ''0'')');
+SELECT verb, t.after(call, 'pending') AS pending, t.after(call, 'retrying') AS retrying, t.after(call, 'released') AS released, t.after(call, 'rescued') AS rescued,
+       t.after(call, 'running') AS running, t.after(call, 'stopping') AS stopping, t.after(call, 'expired') AS expired
+FROM t.verb ORDER BY n;
+SELECT verb, t.after(call, 'completed') AS completed, t.after(call, 'failed') AS failed, t.after(call, 'poison') AS poison, t.after(call, 'cancelled') AS cancelled,
+       t.after(call, 'cancelled_running') AS cancelled_running, t.after(call, 'cancelled_retrying') AS cancelled_retrying
+FROM t.verb ORDER BY n;
 SELECT kind, t.seen(kind) FROM jobq.jobs ORDER BY id;
 
 -- The CHECK constraints restate it: not even the owner writes a row that is in no state, or in two.
@@ -104,32 +116,42 @@ CREATE TABLE t.walked (code text);
 SELECT setseed(0.5);
 DO $$
 DECLARE
-    target record;
-    wrong bigint;
+    verbs text[] := ARRAY['complete(ID, LEASE)', 'fail(ID, LEASE, ''e'', ''0'')', 'fail(ID, LEASE, ''e'', retry => false)', 'release(ID, LEASE)',
+        'heartbeat(ID, LEASE)', 'cancel(ID)', 'reschedule(ID)', 'retry(ID)', 'complete_many(ARRAY[ID]::uuid[], ARRAY[LEASE]::bigint[])',
+        'heartbeat_many(ARRAY[ID]::uuid[], ARRAY[LEASE]::bigint[])', 'rescue', 'retry_failed(batch => 1)', 'claim', 'claim', 'claim', 'claim',
+        'reschedule(ID, max_attempts => 3)', 'pause(''default'')', 'resume(''default'')', 'resume(''default'')'];
     verb text;
+    job uuid;
+    token bigint;
     code text;
 BEGIN
-    FOR i IN 1 .. 1500 LOOP
-        SELECT j.id, (SELECT lease FROM t.held AS h WHERE h.id = j.id ORDER BY n DESC LIMIT 1) AS lease INTO target FROM jobq.jobs AS j ORDER BY random() LIMIT 1;
-        wrong := CASE WHEN random() < 0.2 THEN 1 ELSE 0 END;
-        verb := (ARRAY['complete(ID, LEASE)', 'fail(ID, LEASE, ''e'', ''0'')', 'fail(ID, LEASE, ''e'', retry => false)', 'release(ID, LEASE)', 'heartbeat(ID, LEASE)', 'cancel(ID)', 'reschedule(ID)', 'retry(ID)',
-            'complete_many(ARRAY[ID]::uuid[], ARRAY[LEASE]::bigint[])', 'heartbeat_many(ARRAY[ID]::uuid[], ARRAY[LEASE]::bigint[])', 'rescue_zombies(''1 ms'')', 'retry_failed(batch => 1)', 'claim', 'claim', 'claim', 'claim',
-            'reschedule(ID, max_attempts => 3)', 'pause(''default'')', 'resume(''default'')', 'resume(''default'')'])[1 + floor(random() * 20)];
+    FOR i IN 1 .. 1000 LOOP
+        verb := verbs[1 + floor(random() * array_length(verbs, 1))];
+        SELECT j.id INTO job FROM (SELECT id FROM jobq._job UNION ALL SELECT id FROM jobq._dead UNION ALL SELECT id FROM jobq._history) AS j ORDER BY random() LIMIT 1;
+        SELECT coalesce(max(h.lease), 0) + CASE WHEN random() < 0.2 THEN 1 ELSE 0 END INTO token FROM t.held AS h WHERE h.id = job;
+        code := NULL;
         BEGIN
             IF verb = 'claim' THEN
                 PERFORM t.take(batch => 2);
+            ELSIF verb = 'rescue' THEN
+                UPDATE jobq._job SET lease_expires_at = clock_timestamp() - interval '1 second', lease_ms = 1 WHERE id = job AND state = 'r';
+                PERFORM jobq.rescue_zombies();
             ELSE
-                EXECUTE 'SELECT count(*) FROM jobq.' || replace(replace(verb, 'ID', quote_literal(target.id)), 'LEASE', (coalesce(target.lease, 0) + wrong)::text);
+                EXECUTE 'SELECT count(*) FROM jobq.' || replace(replace(verb, 'ID', quote_literal(job)), 'LEASE', token::text);
             END IF;
         EXCEPTION WHEN OTHERS THEN
-            INSERT INTO t.walked VALUES (SQLSTATE);
-            IF SQLSTATE NOT IN ('JQ001', 'JQ002', 'JQ004', '22023') THEN RAISE WARNING '% from %', SQLSTATE, verb; END IF;
+            code := SQLSTATE;
         END;
-        IF t.unsound() > 0 THEN RAISE WARNING 'unsound after %', verb; EXIT; END IF;
+        IF code IS NOT NULL THEN
+            INSERT INTO t.walked VALUES (code);
+            IF code NOT IN ('JQ001', 'JQ002', 'JQ004', '22023') THEN RAISE WARNING '% from %', code, verb; END IF;
+        END IF;
+        COMMIT;
+        IF i % 20 = 0 AND t.unsound() > 0 THEN RAISE WARNING 'unsound after %', verb; EXIT; END IF;
     END LOOP;
 END
 $$;
-SELECT count(*) AS jobs, count(DISTINCT id) AS ids FROM jobq.jobs;
-SELECT code FROM t.walked GROUP BY code HAVING code LIKE 'JQ%' ORDER BY code;
-SELECT count(*) FROM t.held AS h WHERE h.attempt > h.max_attempts;
+SELECT count(*) AS jobs, count(DISTINCT id) AS ids, t.unsound() FROM jobq.jobs;
+SELECT code FROM t.walked WHERE code LIKE 'JQ%' GROUP BY code ORDER BY code;
+SELECT count(*) AS attempts_beyond_max FROM t.held AS h WHERE h.attempt > h.max_attempts;
 SELECT count(*) AS leases_not_growing FROM (SELECT lease, lag(lease) OVER (PARTITION BY id ORDER BY n) AS before FROM t.held) AS x WHERE lease <= before;

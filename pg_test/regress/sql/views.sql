@@ -53,7 +53,7 @@ SET enable_seqscan = off;
 CREATE FUNCTION t.plan(query text) RETURNS SETOF text LANGUAGE plpgsql AS $$ BEGIN RETURN QUERY EXECUTE 'EXPLAIN (COSTS OFF) ' || query; END $$;
 SELECT count(*) FILTER (WHERE line LIKE '%Seq Scan%' AND line NOT LIKE '%_queue%') AS scans, count(*) FILTER (WHERE line ~ 'Index.* Scan') > 3 AS by_index
 FROM t.plan($$SELECT * FROM jobq.jobs WHERE id = '00000000-0000-0000-0000-000000000000'$$) AS line;
-SELECT count(*) FILTER (WHERE line LIKE '%Seq Scan%' AND line NOT LIKE '%_queue%') AS scans, count(*) FILTER (WHERE line ~ 'Sort') AS sorts
+SELECT count(*) FILTER (WHERE line LIKE '%Seq Scan%' AND line NOT LIKE '%_queue%') AS scans, count(*) FILTER (WHERE line ~ '(^|-> +)(Incremental )?Sort') AS sorts
 FROM t.plan($$SELECT * FROM jobq.jobs ORDER BY id DESC LIMIT 10$$) AS line;
 RESET enable_seqscan;
 
