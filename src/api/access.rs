@@ -7,7 +7,7 @@ use super::required;
 use crate::error::Error;
 use crate::pg::call::{Answer, Call, Outcome};
 use crate::pg::grant::{Object, change, role_exists};
-use crate::pg::switch::{Planner, as_owner};
+use crate::pg::switch::as_owner;
 use crate::store;
 use pgrx::pg_sys::Oid;
 
@@ -53,7 +53,7 @@ fn run(call: &Call, grant: bool) -> Outcome {
     if !role_exists(role) {
         return Err(Error::UnknownRole);
     }
-    let changed = as_owner(Planner::Free, |session| {
+    let changed = as_owner(|session| {
         let before = store::inspect::rights(session, role)?;
         if grant {
             change(true, &Object::Schema, role);

@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::pg;
 use crate::pg::call::{Answer, Call, Outcome};
 use crate::pg::datum::Text;
-use crate::pg::switch::{Planner, as_owner};
+use crate::pg::switch::as_owner;
 use crate::rules::limits::{KINDS_PER_CLAIM, LEASE_MAX_MS, LEASE_MIN_MS, QUEUES_PER_CLAIM};
 use crate::rules::names::{self, DEFAULT_QUEUE};
 use crate::rules::{lease, span::Span};
@@ -75,7 +75,7 @@ pub fn claim(call: &Call) -> Outcome {
     let now = Timestamp::now();
     let may_be_lost = may_be_lost(now);
     let clock_part = lease::clock_part(now.0);
-    let (claimed, from_clock) = as_owner(Planner::ByIndex, |session| {
+    let (claimed, from_clock) = as_owner(|session| {
         let queues = names.iter().map(|name| store::queues::by_name(session, name)).collect::<Result<Vec<_>, _>>()?;
         let (mut left, mut from_clock) = (wanted, true);
         for queue in queues.iter().filter(|queue| !queue.paused) {

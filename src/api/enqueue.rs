@@ -7,7 +7,7 @@ use crate::pg;
 use crate::pg::call::{Answer, Call, Outcome};
 use crate::pg::datum::{JsonKind, Jsonb, Text};
 use crate::pg::spi::{Param, Session};
-use crate::pg::switch::{Planner, as_owner};
+use crate::pg::switch::as_owner;
 use crate::rules::limits::{ATTEMPTS_MAX, BATCH_MAX, HEADERS_BYTES, TIMEOUT_MAX_MS, TIMEOUT_MIN_MS, UNIQUE_KEY_BYTES};
 use crate::rules::names::DEFAULT_QUEUE;
 use crate::rules::span::Span;
@@ -158,7 +158,7 @@ pub fn enqueue(call: &Call) -> Outcome {
     };
     let request = given.check(Timestamp::now(), &["unique_while"])?;
     let document = payload(required(call.jsonb(1), "payload")?, "payload")?;
-    let (id, _) = as_owner(Planner::ByIndex, |session| {
+    let (id, _) = as_owner(|session| {
         let queue = store::queues::by_name(session, &request.queue)?;
         add(session, &queue, &request, Uuid::now_v7(), document.into())
     })?;
@@ -197,7 +197,7 @@ pub fn enqueue_many(call: &Call) -> Outcome {
     let count = array_len(payloads, "payloads")?;
     let sink = call.rows();
     let ids: Vec<Uuid> = (0..count).map(|_| Uuid::now_v7()).collect();
-    as_owner(Planner::ByIndex, |session| {
+    as_owner(|session| {
         let queue = store::queues::by_name(session, &request.queue)?;
         if count == 0 {
             return Ok(());
@@ -235,7 +235,7 @@ pub fn enqueue_jobs(call: &Call) -> Outcome {
     let jobs = required(call.jsonb(0), "jobs")?;
     array_len(jobs, "jobs")?;
     let sink = call.rows();
-    let added = as_owner(Planner::ByIndex, |session| {
+    let added = as_owner(|session| {
         let rows = store::enqueue::job_specs(session, jobs)?;
         let now = Timestamp::now();
         let specs: Vec<Spec> = (0..rows.count()).map(|row| read_spec(&rows, row, now)).collect::<Result<_, _>>()?;

@@ -9,7 +9,7 @@ use crate::pg;
 use crate::pg::call::{Answer, Call, Outcome};
 use crate::pg::datum::{JsonKind, Jsonb, Text};
 use crate::pg::spi::{Param, Session};
-use crate::pg::switch::{Planner, as_owner};
+use crate::pg::switch::as_owner;
 use crate::rules::limits::{AHEAD_MAX_MS, BATCH_MAX, ERROR_BYTES, NOTE_CHARS};
 use crate::rules::state::{State, after_failure};
 use crate::store::finish::{Cancelled, Requeue};
@@ -35,7 +35,7 @@ pub fn complete(call: &Call) -> Outcome {
     let lease = required(call.bigint(1), "lease")?;
     let result = result(call.jsonb(2))?;
     let now = Timestamp::now();
-    as_owner(Planner::ByIndex, |session| {
+    as_owner(|session| {
         for _ in 0..COMPLETE_TRIES {
             if complete_either_way(session, id, lease, now, result)? {
                 return Ok(());
@@ -114,7 +114,7 @@ pub fn complete_many(call: &Call) -> Outcome {
         return Ok(Answer::Null);
     }
     let now = Timestamp::now();
-    let done: HashSet<Uuid> = as_owner(Planner::ByIndex, |session| {
+    let done: HashSet<Uuid> = as_owner(|session| {
         let slot = history_slot(session, now)?;
         let done: HashSet<Uuid> = store::finish::complete_many(session, &ids, &leases, results, now, slot)?.into_iter().collect();
         match ids.iter().zip(&leases).find(|(id, _)| !done.contains(*id)) {
@@ -146,7 +146,7 @@ pub fn fail(call: &Call) -> Outcome {
     let retry_in_ms = call.interval(3).map(|span| span.millis("retry_in", 0, AHEAD_MAX_MS)).transpose()?;
     let retry = call.boolean(4).unwrap_or(true);
     let now = Timestamp::now();
-    let state = as_owner(Planner::ByIndex, |session| {
+    let state = as_owner(|session| {
         let Some(held) = store::finish::hold(session, id, lease)? else { return Err(refusal(session, id, lease, now)?) };
         let error = kept_error(error_argument.as_ref());
         let next = after_failure(held.attempt, held.max_attempts, retry, held.cancel_requested);
@@ -179,7 +179,7 @@ pub fn release(call: &Call) -> Outcome {
     let lease = required(call.bigint(1), "lease")?;
     let delay_ms = call.interval(2).map(|span| span.millis("delay", 0, AHEAD_MAX_MS)).transpose()?;
     let now = Timestamp::now();
-    let state = as_owner(Planner::ByIndex, |session| {
+    let state = as_owner(|session| {
         let Some(held) = store::finish::hold(session, id, lease)? else { return Err(refusal(session, id, lease, now)?) };
         if held.cancel_requested {
             let how = Cancelled { error: Param::NULL, crashes_added: 0, slot: history_slot(session, now)? };
@@ -224,12 +224,11 @@ pub fn heartbeat(call: &Call) -> Outcome {
     let progress = progress(call.double(3))?;
     let note = note(call.text(4).as_ref())?;
     let now = Timestamp::now();
-    let cancel_requested = as_owner(Planner::ByIndex, |session| {
-        match store::finish::heartbeat(session, id, lease, now, lease_ms, progress, note)? {
+    let cancel_requested =
+        as_owner(|session| match store::finish::heartbeat(session, id, lease, now, lease_ms, progress, note)? {
             Some(cancel_requested) => Ok(cancel_requested),
             None => Err(refusal(session, id, lease, now)?),
-        }
-    })?;
+        })?;
     Ok(Answer::Bool(!cancel_requested))
 }
 
@@ -241,7 +240,7 @@ pub fn heartbeat_many(call: &Call) -> Outcome {
     if ids.is_empty() {
         return Ok(Answer::Null);
     }
-    let held: HashMap<Uuid, bool> = as_owner(Planner::ByIndex, |session| {
+    let held: HashMap<Uuid, bool> = as_owner(|session| {
         Ok(store::finish::heartbeat_many(session, &ids, &leases, Timestamp::now(), lease_ms)?.into_iter().collect())
     })?;
     for id in ids {

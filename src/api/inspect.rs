@@ -4,7 +4,7 @@ use super::{queue_name, required};
 use crate::clock::Timestamp;
 use crate::pg;
 use crate::pg::call::{Answer, Call, Outcome};
-use crate::pg::switch::{Planner, as_owner};
+use crate::pg::switch::as_owner;
 use crate::store::inspect::Facts;
 use crate::{settings, store};
 use std::sync::atomic::Ordering::SeqCst;
@@ -15,7 +15,7 @@ const LIBRARY_VERSION: &str = env!("CARGO_PKG_VERSION");
 pub fn job(call: &Call) -> Outcome {
     let id = required(call.uuid(0), "id")?;
     let sink = call.rows();
-    as_owner(Planner::ByIndex, |session| {
+    as_owner(|session| {
         store::inspect::job(session, id)?.pass_to(&sink);
         Ok(())
     })?;
@@ -27,7 +27,7 @@ pub fn stats(call: &Call) -> Outcome {
     let queue_argument = call.text(0);
     let queue = queue_name(&queue_argument, "queue")?;
     let sink = call.rows();
-    as_owner(Planner::Free, |session| {
+    as_owner(|session| {
         let queue = queue.map(|name| store::queues::by_name(session, name)).transpose()?;
         store::inspect::stats(session, queue.map(|queue| queue.id), Timestamp::now())?.pass_to(&sink);
         Ok(())
@@ -40,7 +40,7 @@ pub fn diagnose(call: &Call) -> Outcome {
     let sink = call.rows();
     let database = pg::server::database_oid();
     let ticked_at = pg::shmem::maintainer(database).map(|slot| slot.ticked_at.load(SeqCst)).filter(|at| *at != 0);
-    as_owner(Planner::Free, |session| {
+    as_owner(|session| {
         let (checkpoints_timed, checkpoints_requested) = store::inspect::checkpoints(session)?;
         let schema_version = store::inspect::extension(session)?.map_or_else(String::new, |(_, version)| version);
         let facts = Facts {
@@ -64,9 +64,7 @@ pub fn diagnose(call: &Call) -> Outcome {
 
 /// `jobq.version()`
 pub fn version(_: &Call) -> Outcome {
-    let schema = as_owner(Planner::ByIndex, |session| {
-        Ok(store::inspect::extension(session)?.map_or_else(String::new, |(_, version)| version))
-    })?;
+    let schema = as_owner(|session| Ok(store::inspect::extension(session)?.map_or_else(String::new, |(_, version)| version)))?;
     Ok(Answer::Text(format!("library {LIBRARY_VERSION}, schema {schema}").into()))
 }
 

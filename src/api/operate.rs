@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::pg;
 use crate::pg::call::{Answer, Call, Outcome};
 use crate::pg::spi::{Param, Session};
-use crate::pg::switch::{Planner, as_owner};
+use crate::pg::switch::as_owner;
 use crate::rules::limits::{AHEAD_MAX_MS, ATTEMPTS_MAX, PASS_DEFAULT, PURGE_DEFAULT, PURGE_MAX};
 use crate::rules::state::State;
 use crate::store;
@@ -27,7 +27,7 @@ fn illegal(id: Uuid, verb: &'static str, state: State, hint: &'static str) -> Er
 pub fn cancel(call: &Call) -> Outcome {
     let id = required(call.uuid(0), "id")?;
     let now = Timestamp::now();
-    let state = as_owner(Planner::ByIndex, |session| match store::operate::lock_unfinished(session, id)? {
+    let state = as_owner(|session| match store::operate::lock_unfinished(session, id)? {
         None => finished_state(session, id, now),
         Some(job) if job.state == State::Running => {
             store::operate::request_cancel(session, id)?;
@@ -52,7 +52,7 @@ pub fn reschedule(call: &Call) -> Outcome {
     let at = run_at(now, call.timestamp(1), None)?;
     let priority = priority(call.int(2), "priority")?;
     let max_attempts = call.int(3).map(|n| within(n, "max_attempts", 1, ATTEMPTS_MAX)).transpose()?;
-    as_owner(Planner::ByIndex, |session| match store::operate::lock_unfinished(session, id)? {
+    as_owner(|session| match store::operate::lock_unfinished(session, id)? {
         None => Err(illegal(id, "reschedule", finished_state(session, id, now)?, HINT)),
         Some(job) if job.state == State::Running => Err(illegal(id, "reschedule", State::Running, HINT)),
         Some(job) if max_attempts.is_some_and(|max| max < job.attempt.saturating_add(1)) => {
@@ -69,7 +69,7 @@ pub fn retry(call: &Call) -> Outcome {
     const HINT: &str = "Only failed and cancelled jobs can be retried. A pending one: jobq.reschedule.";
     let id = required(call.uuid(0), "id")?;
     let now = Timestamp::now();
-    as_owner(Planner::ByIndex, |session| {
+    as_owner(|session| {
         let job = store::operate::whereabouts(session, id, now)?.ok_or(Error::NoSuchJob { id })?;
         let state = job.state;
         if state.is_final() && job.queue_dropped {
@@ -103,7 +103,7 @@ pub fn retry_failed(call: &Call) -> Outcome {
         label(kind, "kind")?;
     }
     let batch = batch(call.int(2), PASS_DEFAULT)?;
-    let retried = as_owner(Planner::ByIndex, |session| {
+    let retried = as_owner(|session| {
         let queue = queue.map(|name| store::queues::by_name(session, name)).transpose()?;
         store::operate::retry_failed(session, queue.map(|queue| queue.id), kind, batch, Timestamp::now())
     })?;
@@ -114,7 +114,7 @@ pub fn retry_failed(call: &Call) -> Outcome {
 pub fn delete(call: &Call) -> Outcome {
     const HINT: &str = "Cancel it and wait for its worker, or for its rescue.";
     let id = required(call.uuid(0), "id")?;
-    let deleted = as_owner(Planner::ByIndex, |session| match store::operate::lock_unfinished(session, id)? {
+    let deleted = as_owner(|session| match store::operate::lock_unfinished(session, id)? {
         Some(job) if job.state == State::Running => Err(illegal(id, "delete", State::Running, HINT)),
         Some(_) => store::operate::delete_pending(session, id),
         None => store::operate::delete_finished(session, id),
@@ -134,7 +134,7 @@ pub fn purge(call: &Call) -> Outcome {
     let older_than_ms = required(call.interval(2), "older_than")?.millis("older_than", 0, AHEAD_MAX_MS)?;
     let batch = call.int(3).map_or(Ok(PURGE_DEFAULT), |n| within(n, "batch", 1, PURGE_MAX))?;
     let before = Timestamp::now().minus_ms(older_than_ms);
-    let purged = as_owner(Planner::Free, |session| {
+    let purged = as_owner(|session| {
         let queue = store::queues::by_name(session, name)?;
         if state == State::Failed {
             store::operate::purge_failed(session, queue.id, before, batch)
@@ -149,13 +149,13 @@ pub fn purge(call: &Call) -> Outcome {
 pub fn rescue_zombies(call: &Call) -> Outcome {
     let older_than_ms = call.interval(0).map(|span| span.millis("older_than", 1, AHEAD_MAX_MS)).transpose()?;
     let batch = batch(call.int(1), PASS_DEFAULT)?;
-    let rescued = as_owner(Planner::Free, |session| rescue::run(session, older_than_ms, false, batch))?;
+    let rescued = as_owner(|session| rescue::run(session, older_than_ms, false, batch))?;
     Ok(Answer::Int(i32::try_from(rescued).unwrap_or(i32::MAX)))
 }
 
 /// `jobq.resume_after_restore()`
 pub fn resume_after_restore(_: &Call) -> Outcome {
-    let changed = as_owner(Planner::Free, |session| {
+    let changed = as_owner(|session| {
         let waited = !is_original(session)?;
         if waited {
             store::maintenance::adopt(session, pg::server::database_oid())?;
@@ -168,7 +168,7 @@ pub fn resume_after_restore(_: &Call) -> Outcome {
 
 /// `jobq.tick()`
 pub fn tick(_: &Call) -> Outcome {
-    let done = as_owner(Planner::Free, |session| {
+    let done = as_owner(|session| {
         if is_original(session)? {
             return maintainer::run_once(session);
         }

@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::pg::call::{Answer, Call, Outcome};
 use crate::pg::datum::{JsonKind, Jsonb};
 use crate::pg::spi::Session;
-use crate::pg::switch::{Planner, as_owner};
+use crate::pg::switch::as_owner;
 use crate::rules::backoff::Backoff;
 use crate::rules::limits::{
     ATTEMPTS_MAX, CRASHES_MAX, LEASE_MAX_MS, LEASE_MIN_MS, RETENTION_MAX_MS, RETENTION_MIN_MS, TIMEOUT_MAX_MS,
@@ -71,9 +71,11 @@ pub fn create_queue(call: &Call) -> Outcome {
     if name == DEFAULT_QUEUE {
         return Err(exists());
     }
-    as_owner(Planner::ByIndex, |session| {
-        if store::queues::create(session, None, &name, Timestamp::now(), &options)? { Ok(()) } else { Err(exists()) }
-    })?;
+    as_owner(
+        |session| {
+            if store::queues::create(session, None, &name, Timestamp::now(), &options)? { Ok(()) } else { Err(exists()) }
+        },
+    )?;
     Ok(Answer::Bool(true))
 }
 
@@ -95,7 +97,7 @@ fn lock(session: &Session, name: &str) -> Result<i32, Error> {
 pub fn alter_queue(call: &Call) -> Outcome {
     let name = name(call, "name")?;
     let options = given_options(call)?;
-    let changed = as_owner(Planner::ByIndex, |session| {
+    let changed = as_owner(|session| {
         let id = lock(session, &name)?;
         store::queues::alter(session, id, &options)
     })?;
@@ -109,7 +111,7 @@ pub fn drop_queue(call: &Call) -> Outcome {
     if name == DEFAULT_QUEUE {
         return Err(Error::invalid("name", "not be default: that queue is always there"));
     }
-    let dropped = as_owner(Planner::ByIndex, |session| {
+    let dropped = as_owner(|session| {
         let id = lock(session, &name)?;
         let unfinished = store::queues::count_unfinished(session, id)?;
         if unfinished > 0 && !force {
@@ -122,7 +124,7 @@ pub fn drop_queue(call: &Call) -> Outcome {
 
 fn set_paused(call: &Call, paused: bool) -> Outcome {
     let name = name(call, "queue")?;
-    let changed = as_owner(Planner::ByIndex, |session| {
+    let changed = as_owner(|session| {
         let id = lock(session, &name)?;
         store::queues::set_paused(session, id, paused)
     })?;

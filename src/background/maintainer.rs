@@ -6,7 +6,6 @@ use crate::error::Error;
 use crate::pg::process::{self, Database, bare_transaction, transaction};
 use crate::pg::shmem::{self, Maintainer};
 use crate::pg::spi::Session;
-use crate::pg::switch::Planner;
 use crate::rules::limits::PASS_DEFAULT;
 use crate::{settings, store};
 use pgrx::pg_sys;
@@ -47,7 +46,7 @@ impl Duty {
         }) {
             return Ok(());
         }
-        let done = transaction(self.activity, Planner::Free, self.run)?;
+        let done = transaction(self.activity, self.run)?;
         let finished = Timestamp::now();
         let took_ms = finished.ms_since(started).max(0);
         let pause_ms =
@@ -165,9 +164,7 @@ fn installed() -> Result<Option<pg_sys::Oid>, String> {
 
 fn extension() -> Result<Option<(pg_sys::Oid, String)>, String> {
     match installed()? {
-        Some(oid) => {
-            transaction(c"look", Planner::Free, store::inspect::extension).map(|found| found.filter(|found| found.0 == oid))
-        }
+        Some(oid) => transaction(c"look", store::inspect::extension).map(|found| found.filter(|found| found.0 == oid)),
         None => Ok(None),
     }
 }
@@ -178,7 +175,7 @@ fn look(database: pg_sys::Oid, extension: pg_sys::Oid) -> Result<Look, String> {
     if !free || installed != Some(extension) || !settings::enabled() {
         return Ok(Look::Leave);
     }
-    let original = transaction(c"look", Planner::Free, super::is_original)?;
+    let original = transaction(c"look", super::is_original)?;
     Ok(if original { Look::Serve } else { Look::Wait })
 }
 

@@ -3,7 +3,6 @@
 use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::pg::spi::{Param, Session};
-use crate::pg::switch::{Planner, planned};
 use crate::rules::backoff::Backoff;
 use crate::rules::state::{Rescue, State, after_crash, after_failure};
 use crate::rules::{lease, ring};
@@ -29,13 +28,11 @@ pub fn run(session: &Session, older_than_ms: Option<i64>, deadlines: bool, batch
         return Ok(0);
     }
     let slot = ring::slot(now.0, ring::width_days(store::queues::longest_retention_ms(session)?));
-    planned(Planner::ByIndex, || {
-        for zombie in &found {
-            end(session, zombie, now, slot)?;
-            pg::server::check_for_interrupts();
-        }
-        Ok(found.len())
-    })
+    for zombie in &found {
+        end(session, zombie, now, slot)?;
+        pg::server::check_for_interrupts();
+    }
+    Ok(found.len())
 }
 
 /// A lease given to nobody: the old holder's no longer matches, whatever becomes of the job.

@@ -5,7 +5,6 @@ use super::rescue;
 use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::pg::spi::{Param, Session};
-use crate::pg::switch::{Planner, planned};
 use crate::rules::ring;
 use crate::store;
 use crate::store::finish::Cancelled;
@@ -18,14 +17,11 @@ pub fn run(session: &Session) -> Result<usize, Error> {
     let late = store::maintenance::late_arrivals(session, BATCH)?;
     if !late.is_empty() {
         let slot = ring::slot(now.0, ring::width_days(store::queues::longest_retention_ms(session)?));
-        planned(Planner::ByIndex, || {
-            for (id, lease) in &late {
-                let error = Param::from("its queue was dropped while it was being enqueued");
-                let how = Cancelled { error, crashes_added: 0, slot };
-                store::finish::archive_cancelled(session, *id, rescue::fence(*lease, now), &how, now)?;
-            }
-            Ok(())
-        })?;
+        for (id, lease) in &late {
+            let error = Param::from("its queue was dropped while it was being enqueued");
+            let how = Cancelled { error, crashes_added: 0, slot };
+            store::finish::archive_cancelled(session, *id, rescue::fence(*lease, now), &how, now)?;
+        }
     }
     store::maintenance::remove_tombstones(session, now)?;
     Ok(late.len())

@@ -1,7 +1,7 @@
 //! Living as a background process of the server: registration, signals, waiting, transactions whose errors are survived.
 
 use super::spi::Session;
-use super::switch::{Planner, as_owner};
+use super::switch::as_owner;
 use crate::error::Error;
 use pgrx::pg_sys;
 use std::ffi::{CStr, c_char, c_int, c_long};
@@ -145,8 +145,8 @@ pub fn wait(milliseconds: i64) {
 
 /// Runs `body` in a transaction of its own, as the extension's owner, with its own memory. What it allocated is gone afterwards.
 /// An ERROR inside is aborted and comes back as its message; FATAL ends the process as always.
-pub fn transaction<T>(activity: &CStr, planner: Planner, body: impl FnOnce(&Session) -> Result<T, Error>) -> Result<T, String> {
-    protected(activity, || as_owner(planner, body))
+pub fn transaction<T>(activity: &CStr, body: impl FnOnce(&Session) -> Result<T, Error>) -> Result<T, String> {
+    protected(activity, || as_owner(body))
 }
 
 /// The same without SPI, for a process without a database.

@@ -2,12 +2,13 @@
 
 use super::call::RowSink;
 use super::datum::{self, Interval, Jsonb, Text};
+use super::switch::with_settings;
 use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::rules::span::Span;
 use pgrx::pg_sys;
 use std::cell::Cell;
-use std::ffi::{CString, c_char, c_int};
+use std::ffi::{CStr, CString, c_char, c_int};
 use std::marker::PhantomData;
 use uuid::Uuid;
 
@@ -47,10 +48,39 @@ impl Type {
     }
 }
 
+/// How a statement is planned, whatever the session has set. A statement keeps its plan for the whole session.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Planner {
+    /// Through an index, whatever the statistics say: a queue table is empty one moment and has a million rows the next, and a
+    /// generic plan outlives both.
+    ByIndex,
+    /// As the planner likes: statements that may scan.
+    Free,
+}
+
+impl Planner {
+    /// Compiling one of our statements takes a hundred times as long as running it: no JIT.
+    fn settings(self) -> &'static [(&'static CStr, &'static CStr)] {
+        match self {
+            Planner::ByIndex => &[
+                (c"jit", c"off"),
+                (c"enable_seqscan", c"off"),
+                (c"enable_bitmapscan", c"off"),
+                (c"enable_indexscan", c"on"),
+                (c"enable_nestloop", c"on"),
+                (c"enable_hashjoin", c"off"),
+                (c"enable_mergejoin", c"off"),
+            ],
+            Planner::Free => &[(c"jit", c"off")],
+        }
+    }
+}
+
 /// A statement of sql/queries with the types of its parameters. Meant for statics.
 pub struct Statement {
     sql: &'static str,
     types: &'static [Type],
+    planner: Planner,
     plan: Cell<pg_sys::SPIPlanPtr>,
 }
 
@@ -58,8 +88,8 @@ pub struct Statement {
 unsafe impl Sync for Statement {}
 
 impl Statement {
-    pub const fn new(sql: &'static str, types: &'static [Type]) -> Self {
-        Statement { sql, types, plan: Cell::new(std::ptr::null_mut()) }
+    pub const fn new(sql: &'static str, types: &'static [Type], planner: Planner) -> Self {
+        Statement { sql, types, planner, plan: Cell::new(std::ptr::null_mut()) }
     }
 
     fn plan(&self) -> Result<pg_sys::SPIPlanPtr, Error> {
@@ -223,15 +253,31 @@ impl Session {
         let plan = statement.plan()?;
         let mut values: Vec<pg_sys::Datum> = params.iter().map(Param::datum).collect();
         let nulls: Vec<c_char> = params.iter().map(|param| if param.is_null() { b'n' } else { b' ' } as c_char).collect();
-        // SAFETY: the plan was made for these parameter types; SPI is connected; SPI_processed and SPI_tuptable are set by the call.
-        unsafe {
-            let code = pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), nulls.as_ptr(), read_only, 0);
-            if code < 0 {
-                return Err(Error::internal("a statement could not be run"));
+        let mut run = || {
+            // SAFETY: the plan was made for these parameter types; SPI is connected; SPI_processed and SPI_tuptable are set by the call.
+            unsafe {
+                let code = pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), nulls.as_ptr(), read_only, 0);
+                if code < 0 {
+                    return Err(Error::internal("a statement could not be run"));
+                }
+                Ok(Rows { table: pg_sys::SPI_tuptable, affected: pg_sys::SPI_processed, session: PhantomData })
             }
-            let table = if code == pg_sys::SPI_OK_UTILITY as c_int { std::ptr::null_mut() } else { pg_sys::SPI_tuptable };
-            Ok(Rows { table, affected: pg_sys::SPI_processed, session: PhantomData })
+        };
+        // The settings matter when the statement is planned: the first time, and after its tables or their statistics changed.
+        if is_planned(plan) { run() } else { with_settings(statement.planner.settings(), run) }
+    }
+}
+
+/// Has the statement a plan that will be used as it is?
+fn is_planned(plan: pg_sys::SPIPlanPtr) -> bool {
+    // SAFETY: a kept plan; its list of sources and their generic plans live as long as it does. One statement has one source.
+    unsafe {
+        let sources = pg_sys::SPI_plan_get_plan_sources(plan);
+        if sources.is_null() || (*sources).length != 1 {
+            return false;
         }
+        let source = &*(*(*sources).elements).ptr_value.cast::<pg_sys::CachedPlanSource>();
+        source.is_valid && source.gplan.as_ref().is_some_and(|generic| generic.is_valid)
     }
 }
 

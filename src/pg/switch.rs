@@ -2,44 +2,17 @@
 //!
 //! EXECUTE on a function decides who may call it. Inside, everything runs as the owner of the extension's tables, in a
 //! security-restricted context (no temporary tables, no deferred work that would outlive the switch), with a search_path that no
-//! user can fill, and with the planner settings the statements were written for. No user code runs here and no transaction ends here.
+//! user can fill. No user code runs here and no transaction ends here.
 
 use super::spi::{Session, connected};
 use crate::error::Error;
 use pgrx::pg_sys;
 use std::ffi::{CStr, c_int};
 
-/// How statements are planned.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Planner {
-    /// Statements that must go through an index, whatever the statistics say: a queue table is empty one moment and has a million
-    /// rows the next, and a generic plan outlives both.
-    ByIndex,
-    /// Statements that may scan.
-    Free,
-}
-
 type Setting = (&'static CStr, &'static CStr);
 
-const SEARCH_PATH: Setting = (c"search_path", c"pg_catalog, pg_temp");
-/// Compiling a statement of ours takes a hundred times as long as running it.
-const NO_JIT: Setting = (c"jit", c"off");
-
-/// Also what the user may have set: a plan forced to nested loops or away from indexes stays right, only these make it fast.
-const BY_INDEX: &[Setting] = &[
-    SEARCH_PATH,
-    NO_JIT,
-    (c"enable_seqscan", c"off"),
-    (c"enable_bitmapscan", c"off"),
-    (c"enable_indexscan", c"on"),
-    (c"enable_nestloop", c"on"),
-    (c"enable_hashjoin", c"off"),
-    (c"enable_mergejoin", c"off"),
-];
-const FREE: &[Setting] = &[SEARCH_PATH, NO_JIT];
-
 /// Runs `body` as the extension's owner, connected to SPI.
-pub fn as_owner<T>(planner: Planner, body: impl FnOnce(&Session) -> Result<T, Error>) -> Result<T, Error> {
+pub fn as_owner<T>(body: impl FnOnce(&Session) -> Result<T, Error>) -> Result<T, Error> {
     let owner = owner()?;
     let (mut caller, mut context) = (pg_sys::InvalidOid, 0);
     // SAFETY: plain reads and writes of this backend's user id and security context. If `body` raises a Postgres ERROR, the abort
@@ -50,19 +23,18 @@ pub fn as_owner<T>(planner: Planner, body: impl FnOnce(&Session) -> Result<T, Er
             owner,
             context | (pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION) as c_int,
         );
-        let outcome = planned(planner, || connected(body));
+        let outcome = with_settings(&[(c"search_path", c"pg_catalog, pg_temp")], || connected(body));
         pg_sys::SetUserIdAndSecContext(caller, context);
         outcome
     }
 }
 
-/// Runs `body` with the settings of one planner mode. A statement keeps the plan of whoever plans it first: those that go by an id
-/// or a queue must be planned, and planned again, by index wherever they are called from.
-pub fn planned<T>(planner: Planner, body: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+/// Runs `body` with some settings changed.
+pub(super) fn with_settings<T>(settings: &[Setting], body: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     // SAFETY: the settings made at the new level are popped here, or by the abort of the (sub)transaction.
     unsafe {
         let level = pg_sys::NewGUCNestLevel();
-        for (name, value) in if planner == Planner::ByIndex { BY_INDEX } else { FREE } {
+        for (name, value) in settings {
             set_local(name, value);
         }
         let outcome = body();
@@ -72,7 +44,7 @@ pub fn planned<T>(planner: Planner, body: impl FnOnce() -> Result<T, Error>) -> 
 }
 
 /// SET LOCAL, undone with the settings level it is made in.
-pub(super) fn set_local(name: &CStr, value: &CStr) {
+fn set_local(name: &CStr, value: &CStr) {
     // SAFETY: both strings are zero-terminated; set_config_option copies the value.
     unsafe {
         pg_sys::set_config_option(

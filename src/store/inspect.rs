@@ -15,7 +15,7 @@ pub fn job<'s>(session: &'s Session, id: Uuid) -> Result<Rows<'s>, Error> {
 
 /// Rows of jobq.queue_stats.
 pub fn stats<'s>(session: &'s Session, queue: Option<i32>, now: Timestamp) -> Result<Rows<'s>, Error> {
-    statement!(STATS, "stats", [Int, Timestamp]);
+    statement!(STATS, "stats", [Int, Timestamp], Free);
     session.look(&STATS, &[queue.into(), now.into()])
 }
 
@@ -36,7 +36,7 @@ pub struct Facts<'a> {
 
 /// Rows of jobq.check_result.
 pub fn diagnose<'s>(session: &'s Session, facts: &Facts<'_>) -> Result<Rows<'s>, Error> {
-    statement!(DIAGNOSE, "diagnose", [Timestamp, Bool, Timestamp, BigInt, Bool, Bool, Text, Text, BigInt, BigInt, Bool]);
+    statement!(DIAGNOSE, "diagnose", [Timestamp, Bool, Timestamp, BigInt, Bool, Bool, Text, Text, BigInt, BigInt, Bool], Free);
     session.look(
         &DIAGNOSE,
         &[
@@ -58,9 +58,9 @@ pub fn diagnose<'s>(session: &'s Session, facts: &Facts<'_>) -> Result<Rows<'s>,
 /// Checkpoints by time and by request.
 pub fn checkpoints(session: &Session) -> Result<(i64, i64), Error> {
     #[cfg(any(feature = "pg15", feature = "pg16"))]
-    statement!(CHECKPOINTS, "checkpoints_before_17", []);
+    statement!(CHECKPOINTS, "checkpoints_before_17", [], Free);
     #[cfg(not(any(feature = "pg15", feature = "pg16")))]
-    statement!(CHECKPOINTS, "checkpoints", []);
+    statement!(CHECKPOINTS, "checkpoints", [], Free);
     let rows = session.look(&CHECKPOINTS, &[])?;
     Ok((rows.bigint(0, 1).unwrap_or(0), rows.bigint(0, 2).unwrap_or(0)))
 }
@@ -80,6 +80,6 @@ pub fn is_original(session: &Session, database: Oid) -> Result<bool, Error> {
 
 /// How many rights on objects of jobq were granted to a role itself.
 pub fn rights(session: &Session, role: Oid) -> Result<i64, Error> {
-    statement!(RIGHTS, "rights", [Oid]);
+    statement!(RIGHTS, "rights", [Oid], Free);
     Ok(session.run(&RIGHTS, &[role.into()])?.bigint(0, 1).unwrap_or(0))
 }

@@ -36,7 +36,7 @@ pub struct Search {
 }
 
 pub fn zombies(session: &Session, search: &Search) -> Result<Vec<Zombie>, Error> {
-    statement!(ZOMBIES, "zombies", [Timestamp, Timestamp, BigInt, Timestamp, Bool, Int]);
+    statement!(ZOMBIES, "zombies", [Timestamp, Timestamp, BigInt, Timestamp, Bool, Int], Free);
     let rows = session.run(
         &ZOMBIES,
         &[
@@ -68,7 +68,7 @@ pub fn zombies(session: &Session, search: &Search) -> Result<Vec<Zombie>, Error>
 
 /// Deletes finished jobs past their queue's retention, up to `batch`: how many.
 pub fn delete_expired_history(session: &Session, now: Timestamp, batch: i32) -> Result<usize, Error> {
-    statement!(EXPIRED, "expired_history", [Timestamp, Int]);
+    statement!(EXPIRED, "expired_history", [Timestamp, Int], Free);
     Ok(session.run(&EXPIRED, &[now.into(), batch.into()])?.count())
 }
 
@@ -80,7 +80,7 @@ pub fn late_arrivals(session: &Session, batch: i32) -> Result<Vec<(Uuid, i64)>, 
 }
 
 pub fn remove_tombstones(session: &Session, now: Timestamp) -> Result<usize, Error> {
-    statement!(REMOVE, "remove_tombstones", [Timestamp]);
+    statement!(REMOVE, "remove_tombstones", [Timestamp], Free);
     Ok(session.run(&REMOVE, &[now.into()])?.count())
 }
 
@@ -93,11 +93,11 @@ pub fn adopt(session: &Session, database: Oid) -> Result<(), Error> {
 
 /// Does this history partition hold rows, and none that finished after `cutoff`?
 pub fn slot_is_expired(session: &Session, slot: i16, cutoff: Timestamp) -> Result<bool, Error> {
-    statement!(EXPIRED, "slot_is_expired", [Int, Timestamp]);
+    statement!(EXPIRED, "slot_is_expired", [Int, Timestamp], Free);
     Ok(session.run(&EXPIRED, &[i32::from(slot).into(), cutoff.into()])?.boolean(0, 1).unwrap_or(false))
 }
 
 pub fn retentions_differ(session: &Session, longest_ms: i64) -> Result<bool, Error> {
-    statement!(DIFFER, "retentions_differ", [BigInt]);
+    statement!(DIFFER, "retentions_differ", [BigInt], Free);
     Ok(session.run(&DIFFER, &[longest_ms.into()])?.boolean(0, 1).unwrap_or(false))
 }

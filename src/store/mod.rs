@@ -7,11 +7,17 @@ pub mod maintenance;
 pub mod operate;
 pub mod queues;
 
-/// Declares the cached statement of a file in sql/queries.
+/// Declares the cached statement of a file in sql/queries; planned by index unless it says Free.
 macro_rules! statement {
     ($name:ident, $file:literal, [$($kind:ident),* $(,)?]) => {
-        static $name: $crate::pg::spi::Statement =
-            $crate::pg::spi::Statement::new(include_str!(concat!("../../sql/queries/", $file, ".sql")), &[$($crate::pg::spi::Type::$kind),*]);
+        $crate::store::statement!($name, $file, [$($kind),*], ByIndex);
+    };
+    ($name:ident, $file:literal, [$($kind:ident),* $(,)?], $planner:ident) => {
+        static $name: $crate::pg::spi::Statement = $crate::pg::spi::Statement::new(
+            include_str!(concat!("../../sql/queries/", $file, ".sql")),
+            &[$($crate::pg::spi::Type::$kind),*],
+            $crate::pg::spi::Planner::$planner,
+        );
     };
 }
 pub(crate) use statement;

@@ -92,7 +92,7 @@ pub fn retry_cancelled_job(session: &Session, id: Uuid, now: Timestamp) -> Resul
 
 /// How many. 40001 when somebody took the unique_key of one of them meanwhile.
 pub fn retry_failed(session: &Session, queue: Option<i32>, kind: Option<Text>, batch: i32, now: Timestamp) -> Result<i64, Error> {
-    statement!(RETRY, "retry_failed", [Int, Text, Int, Timestamp]);
+    statement!(RETRY, "retry_failed", [Int, Text, Int, Timestamp], Free);
     let rows = session.run(&RETRY, &[queue.into(), kind.into(), batch.into(), now.into()])?;
     let (taken, retried) = (rows.bigint(0, 1).unwrap_or(0), rows.bigint(0, 2).unwrap_or(0));
     if taken == retried { Ok(retried) } else { Err(Error::Contended) }
@@ -105,7 +105,7 @@ pub fn purge_failed(session: &Session, queue: i32, before: Timestamp, batch: i32
 
 /// `state` is completed or cancelled.
 pub fn purge_history(session: &Session, queue: i32, state: State, before: Timestamp, batch: i32) -> Result<usize, Error> {
-    statement!(PURGE, "purge_history", [Int, Timestamp, Int, Text]);
+    statement!(PURGE, "purge_history", [Int, Timestamp, Int, Text], Free);
     let letter = if state == State::Completed { "c" } else { "x" };
     Ok(session.run(&PURGE, &[queue.into(), before.into(), batch.into(), letter.into()])?.count())
 }

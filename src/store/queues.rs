@@ -128,6 +128,6 @@ pub fn drop(session: &Session, id: i32, now: Timestamp, force: bool) -> Result<i
 
 /// The longest retention of any queue, in ms.
 pub fn longest_retention_ms(session: &Session) -> Result<i64, Error> {
-    statement!(LONGEST, "longest_retention", []);
+    statement!(LONGEST, "longest_retention", [], Free);
     Ok(session.run(&LONGEST, &[])?.bigint(0, 1).unwrap_or(0))
 }
