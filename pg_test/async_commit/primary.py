@@ -51,7 +51,7 @@ class Primary:
         self.server.__enter__()
         try:
             self.server.psql(SCHEMA)
-            # The launcher leaves the mark of a clean shutdown now; before the first one there is none.
+            # What counts is that the shutdown before was clean, not that there was none.
             self.server.restart()
             self.connect()
             self.warm_up()
@@ -67,7 +67,7 @@ class Primary:
 
     def connect(self) -> None:
         # Sets things up without ever waiting for a standby.
-        self.root = connect(self.server, options="-c synchronous_commit=local")
+        self.root = connect(self.server, options="-c synchronous_commit=local -c statement_timeout=60s")
 
     def disconnect(self) -> None:
         self.root.close()
@@ -85,14 +85,13 @@ class Primary:
         self.server.configure({name: value})
         self.server.reload()
         until(lambda: scalar(self.root, "SELECT current_setting(%s)", [name]) == value, f"{name} = {value}")
-        # Another session must have read the new setting too: the next one starts with it.
 
     def warm_up(self) -> None:
         """Everything is touched once: hint bits are set, caches are filled, first changes of pages are logged."""
         self.add_jobs(200)
         for _ in range(20):
             self.root.execute(f"SELECT * FROM jobq.claim('{QUEUE}', 3)")
-        self.root.execute("VACUUM")
+        self.root.execute("VACUUM jobq._job")
 
     def add_jobs(self, number: int = 10) -> None:
         self.root.execute(f"SELECT count(*) FROM jobq.enqueue_many('k', (SELECT jsonb_agg('{{}}'::jsonb) FROM generate_series(1, %s)), '{QUEUE}')", [number])

@@ -29,6 +29,18 @@ def run(primary: Primary, report: Report) -> None:
             primary.server.restart()
             back(primary)
             primary.expect_no_wait(claims_one)
+    with report.check("without preload nobody knows whether the start was clean: a claim alone waits"):
+        primary.disconnect()
+        primary.server.configure({"shared_preload_libraries": ""})
+        primary.server.restart()
+        back(primary)
+        primary.expect_wait(claims_one)
+    with report.check("with preload again after a clean shutdown: a claim alone does not wait"):
+        primary.disconnect()
+        primary.server.configure({"shared_preload_libraries": "jobq"})
+        primary.server.restart()
+        back(primary)
+        primary.expect_no_wait(claims_one)
 
 
 def kill_backend(primary: Primary) -> None:

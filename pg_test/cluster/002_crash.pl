@@ -140,7 +140,7 @@ for my $how ([ 'a crash', sub { $node->kill9; $node->start_after_kill } ], [ 'a 
 	my ($name, $strike) = @$how;
 	$node->set_for_all('jobq.enabled', 'off');
 	$node->seconds_until('postgres', sub { $node->maintainer('postgres') }, '');
-	my %length = (short => 1, long => 6);
+	my %length = (short => 1, long => 4);
 	my %id;
 	for my $kind (sort keys %length)
 	{

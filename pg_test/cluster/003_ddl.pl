@@ -57,6 +57,9 @@ is($node->ask('copy', 'SELECT count(*) FROM jobq.jobs'), '50', 'the copy has its
 timed_ok('ALTER DATABASE named RENAME TO renamed', 'ALTER DATABASE ... RENAME');
 $node->is_served('renamed', 'it is served under its new name');
 is($node->ask('renamed', 'SELECT count(*) FROM jobq.claim(batch => 100)'), '50', 'with its jobs');
+$node->ask('postgres', "SET allow_in_place_tablespaces = on; CREATE TABLESPACE elsewhere LOCATION ''");
+timed_ok('ALTER DATABASE renamed SET TABLESPACE elsewhere', 'ALTER DATABASE ... SET TABLESPACE');
+$node->is_served('renamed', 'it is served where it is now');
 {
 	my $load = $node->load('bystander', clients => 2);
 	ask('CREATE DATABASE other');

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import build
 import docscheck
 import tidy
 from cluster import SUPERUSER, Cluster
 from machine import REPO, apt_install, give_to_server_user, is_root, only_one, private_dir, scratch, server_user
 from runner import (Log, Outcome, TestFailure, cargo_counts, judged, pg_regress_counts, plain_counts, tap_counts)
-from toolchain import cargo_env, cargo_pgrx, perl_modules, postgres
+from toolchain import cargo_env, cargo_pgrx, libfaketime, perl_modules, postgres
 
 TESTS = REPO / "pg_test"
 SERVER_SETTINGS = {"shared_preload_libraries": "jobq", "max_worker_processes": "16"}
@@ -94,10 +95,13 @@ def cluster(major: int, log: Log) -> Outcome:
     modules = [postgres(15).testdir / "perl", perl_modules(), copy]
     sockets = Path(tempfile.mkdtemp(prefix="jobq-", dir="/tmp"))
     give_to_server_user(sockets)
+    # An upgrade starts from the oldest version.
+    oldest = build.install(15)
     env = {**_without_pg(), "PATH": f"{install.bindir}{os.pathsep}{os.environ['PATH']}",
            "PERL5LIB": os.pathsep.join(map(str, modules)), "PG_REGRESS": str(install.testdir / "regress/pg_regress"),
            "TESTDIR": str(folder), "TESTDATADIR": str(folder / "data"), "TESTLOGDIR": str(folder / "log"),
-           "TMPDIR": str(sockets), "JOBQ_PG": str(major)}
+           "TMPDIR": str(sockets), "JOBQ_PG": str(major), "JOBQ_OLD_BINDIR": str(oldest.bindir),
+           "JOBQ_LIBFAKETIME": str(libfaketime())}
     try:
         tests = sorted(str(p.relative_to(folder)) for p in copy.glob("*.pl"))
         code, output = log.run(["prove", "--verbose", *tests], env=env, cwd=folder, as_server=True)

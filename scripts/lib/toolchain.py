@@ -101,18 +101,28 @@ def _postgres_15() -> Path:
 
 def perl_modules() -> Path:
     """IPC::Run, which PostgreSQL's own Perl test modules use; the folder is for PERL5LIB."""
-    with only_one("perl"):
-        if shutil.which("prove") is None:
-            apt_install("perl")
-        home = scratch() / "perl"
-        packages = ["libipc-run-perl", "libio-pty-perl"]
+    if shutil.which("prove") is None:
+        apt_install("perl")
+    home = _debian_files("perl", ["libipc-run-perl", "libio-pty-perl"])
+    # libio-pty-perl is compiled; its folder carries Perl's version and the architecture.
+    for found in [*home.glob("usr/share/perl5"), *home.glob("usr/lib/*/perl5/*")]:
+        shutil.copytree(found, home / "lib", dirs_exist_ok=True)
+    return home / "lib"
+
+
+def libfaketime() -> Path:
+    """A library to preload into a server whose clock a test moves."""
+    return next(_debian_files("libfaketime", ["libfaketime"]).rglob("libfaketime.so.1"))
+
+
+def _debian_files(name: str, packages: Sequence[str]) -> Path:
+    """These packages' files, unpacked in a folder of scratch: nothing is installed."""
+    home = scratch() / name
+    with only_one(name):
         if not _complete(home, " ".join(packages)):
             _unpack_debian(packages, home)
-            # libio-pty-perl is compiled; its folder carries Perl's version and the architecture.
-            for found in [*home.glob("usr/share/perl5"), *home.glob("usr/lib/*/perl5/*")]:
-                shutil.copytree(found, home / "lib", dirs_exist_ok=True)
             _mark_complete(home, " ".join(packages))
-        return home / "lib"
+    return home
 
 
 def cargo_pgrx() -> str:
