@@ -16,7 +16,8 @@ SELECT check_name, status, detail, hint FROM (
                 WHEN NOT $5 THEN 'jobq.enabled is off'
                 WHEN $3 IS NULL THEN 'has not ticked in this database since the server started'
                 ELSE 'last tick ' || round(extract(epoch FROM $1 - $3)::numeric, 1) || ' s ago' END,
-           CASE WHEN $11 OR NOT $2 THEN NULL
+           CASE WHEN $11 THEN NULL
+                WHEN NOT $2 THEN 'See preload.'
                 WHEN NOT $5 THEN 'Set jobq.enabled = on and reload.'
                 WHEN here.silent AND here.new THEN 'It is being started: look again in a few seconds.'
                 WHEN here.silent THEN 'Is max_worker_processes reached, or this database missing in jobq.databases? The server log says more.' END

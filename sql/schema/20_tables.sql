@@ -16,6 +16,7 @@ CREATE TABLE jobq._queue (
     paused boolean NOT NULL DEFAULT false,
     created_at timestamptz NOT NULL,
     dropped_at timestamptz,                             -- a tombstone: drop_queue was called, an open transaction may still add jobs
+    drop_seen_at timestamptz,                           -- when the maintainer first saw the tombstone, committed then
     CONSTRAINT _queue_default CHECK ((id = 0) = (name = 'default' AND dropped_at IS NULL))
 );
 -- A dropped name may be used again while its tombstone is still there.

@@ -129,7 +129,7 @@ fn add(session: &Session, queue: &Queue, request: &Request, id: Uuid, payload: P
         return Ok((id, true));
     };
     for _ in 0..UNIQUE_TRIES {
-        if let Some(existing) = store::enqueue::by_unique_key(session, queue.id, unique.key)? {
+        if let Some(existing) = store::enqueue::by_unique_key(session, queue.id, unique)? {
             return Ok((existing, false));
         }
         check_depth(session, queue, 1)?;

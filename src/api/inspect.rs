@@ -73,7 +73,8 @@ pub fn installed(_: &Call) -> Outcome {
     if pg::shmem::preloaded() {
         pg::xact::announce_at_commit();
     } else {
-        pgrx::notice!(
+        // Not a NOTICE: Postgres runs install scripts with client_min_messages = warning.
+        pgrx::warning!(
             "jobq is not in shared_preload_libraries: the queue works, but nothing rescues the jobs of lost workers by itself. Add it and restart the server, or call jobq.tick() regularly. See jobq.diagnose()."
         );
     }

@@ -12,6 +12,7 @@ use crate::rules::limits::{AHEAD_MAX_MS, ATTEMPTS_MAX, PASS_DEFAULT, PURGE_DEFAU
 use crate::rules::state::State;
 use crate::store;
 use crate::store::finish::Cancelled;
+use crate::store::operate::Retried;
 use uuid::Uuid;
 
 /// The state of a finished job; JQ003 when there is none.
@@ -80,15 +81,13 @@ pub fn retry(call: &Call) -> Outcome {
             State::Cancelled => store::operate::retry_cancelled_job(session, id, now)?,
             other => return Err(illegal(id, "retry", other, HINT)),
         };
-        if retried {
-            return Ok(());
-        }
-        // Somebody else has just retried it; or its row is gone from where it was (undone by this error) and its key is taken.
-        match store::operate::whereabouts(session, id, Timestamp::now())? {
-            Some(job) => Err(illegal(id, "retry", job.state, HINT)),
-            None => {
+        match retried {
+            Retried::Done => Ok(()),
+            Retried::KeyTaken => {
                 Err(illegal(id, "retry", state, "Another unfinished job has its unique_key: finish or cancel that one first."))
             }
+            // Somebody else was faster: retried, deleted or purged it.
+            Retried::Gone => Err(illegal(id, "retry", finished_state(session, id, Timestamp::now())?, HINT)),
         }
     })?;
     Ok(Answer::Text(State::Pending.word().into()))
@@ -112,12 +111,22 @@ pub fn retry_failed(call: &Call) -> Outcome {
 
 /// `jobq.delete(id)`
 pub fn delete(call: &Call) -> Outcome {
+    const DELETE_TRIES: usize = 10;
     const HINT: &str = "Cancel it and wait for its worker, or for its rescue.";
     let id = required(call.uuid(0), "id")?;
-    let deleted = as_owner(|session| match store::operate::lock_unfinished(session, id)? {
-        Some(job) if job.state == State::Running => Err(illegal(id, "delete", State::Running, HINT)),
-        Some(_) => store::operate::delete_pending(session, id),
-        None => store::operate::delete_finished(session, id),
+    let deleted = as_owner(|session| {
+        // Again while it moves from one place to another: retried or finished by somebody else just now.
+        for _ in 0..DELETE_TRIES {
+            let deleted = match store::operate::lock_unfinished(session, id)? {
+                Some(job) if job.state == State::Running => return Err(illegal(id, "delete", State::Running, HINT)),
+                Some(_) => store::operate::delete_pending(session, id)?,
+                None => store::operate::delete_finished(session, id)?,
+            };
+            if deleted || store::operate::whereabouts(session, id, Timestamp::now())?.is_none() {
+                return Ok(deleted);
+            }
+        }
+        Err(Error::Contended)
     })?;
     Ok(Answer::Bool(deleted))
 }
@@ -155,6 +164,7 @@ pub fn rescue_zombies(call: &Call) -> Outcome {
 
 /// `jobq.resume_after_restore()`
 pub fn resume_after_restore(_: &Call) -> Outcome {
+    pg::server::refuse_if_read_only(c"jobq.resume_after_restore()");
     let changed = as_owner(|session| {
         let waited = !is_original(session)?;
         if waited {

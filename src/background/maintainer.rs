@@ -4,6 +4,7 @@ use super::{KNOWN_SCHEMAS, rescue, retention, tombstones};
 use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::pg::process::{self, Database, bare_transaction, transaction};
+use crate::pg::server;
 use crate::pg::shmem::{self, Maintainer};
 use crate::pg::spi::Session;
 use crate::rules::limits::PASS_DEFAULT;
@@ -14,7 +15,7 @@ use std::sync::atomic::Ordering::SeqCst;
 
 /// A sleeping maintainer looks at its database this often, whatever jobq.tick_interval says: DROP DATABASE waits 5 s for us.
 const LOOK_MS: i64 = 1_000;
-/// After a pass that took long, the pause before the next one is this many times as long.
+/// After a pass that used much processor time, the pause before the next one is this many times as long.
 const PAUSE_FACTOR: i64 = 10;
 /// Retention and tombstones need no hurry.
 const SLOW_DUTY_MS: i64 = 60_000;
@@ -46,14 +47,23 @@ impl Duty {
         }) {
             return Ok(());
         }
-        let done = transaction(self.activity, self.run)?;
-        let finished = Timestamp::now();
-        let took_ms = finished.ms_since(started).max(0);
+        let cpu_before = server::cpu_micros();
+        let done = transaction(self.activity, |session| run_unless_restoring(session, self.run))?;
+        let used_ms = server::cpu_micros().saturating_sub(cpu_before) / 1_000;
         let pause_ms =
-            if done >= PASS_DEFAULT as usize { 0 } else { (self.every_ms)().max(took_ms.saturating_mul(PAUSE_FACTOR)) };
-        self.due_at = Some(finished.plus_ms(pause_ms));
+            if done >= PASS_DEFAULT as usize { 0 } else { (self.every_ms)().max(used_ms.saturating_mul(PAUSE_FACTOR)) };
+        self.due_at = Some(Timestamp::now().plus_ms(pause_ms));
         Ok(())
     }
+}
+
+/// Runs a duty; undoes it if the data turns out to be those of a restore that has begun meanwhile.
+fn run_unless_restoring(session: &Session, run: fn(&Session) -> Result<usize, Error>) -> Result<usize, Error> {
+    let done = run(session)?;
+    if done > 0 && !super::is_original(session)? {
+        return Err(Error::internal("this database is being restored: what a duty did was undone"));
+    }
+    Ok(done)
 }
 
 fn slow() -> i64 {
@@ -101,17 +111,21 @@ extern "C-unwind" fn clean_up(_: c_int, _: pg_sys::Datum) {
 /// Serves the database until it should not; every error inside a duty is survived.
 fn serve(database: pg_sys::Oid) -> Result<(), String> {
     let Some(extension) = extension()? else { return Ok(()) };
+    // Another one that is still there goes on alone.
+    let Some(slot) = shmem::become_maintainer(database) else { return Ok(()) };
     if !KNOWN_SCHEMAS.contains(&extension.1.as_str()) {
         stand_down(database, &extension.1);
         return Ok(());
     }
-    // Another one that is still there goes on alone.
-    let Some(slot) = shmem::become_maintainer(database) else { return Ok(()) };
     let mut duties = duties();
     let mut error_pause_ms = 0;
+    let mut clock = Clock { offset: shmem::clock_offset(), served: false };
     loop {
-        let outcome = look(database, extension.0).and_then(|look| match look {
-            Look::Serve => duties.iter_mut().try_for_each(Duty::run_if_due).map(|()| true),
+        let outcome = clock.mind_a_step_back().and_then(|()| look(database, extension.0)).and_then(|look| match look {
+            Look::Serve => {
+                clock.served = true;
+                duties.iter_mut().try_for_each(Duty::run_if_due).map(|()| true)
+            }
             Look::Wait => Ok(true),
             Look::Leave => Ok(false),
         });
@@ -130,6 +144,23 @@ fn serve(database: pg_sys::Oid) -> Result<(), String> {
                 rest(database, error_pause_ms);
             }
         }
+    }
+}
+
+/// Jobs older than the installation mean a restore, unless the clock was set back since this maintainer last served.
+struct Clock {
+    offset: i64,
+    served: bool,
+}
+
+impl Clock {
+    fn mind_a_step_back(&mut self) -> Result<(), String> {
+        const STEP_MICROS: i64 = 1_000_000;
+        let before = std::mem::replace(&mut self.offset, shmem::clock_offset());
+        if self.served && before.saturating_sub(self.offset) > STEP_MICROS {
+            transaction(c"clock was set back", |session| store::maintenance::adopt(session, server::database_oid()))?;
+        }
+        Ok(())
     }
 }
 

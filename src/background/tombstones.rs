@@ -23,6 +23,8 @@ pub fn run(session: &Session) -> Result<usize, Error> {
             store::finish::archive_cancelled(session, *id, rescue::fence(*lease, now), &how, now)?;
         }
     }
-    store::maintenance::remove_tombstones(session, now)?;
+    // In this order: what is seen for the first time now is judged by the next pass.
+    store::maintenance::remove_tombstones(session)?;
+    store::maintenance::see_tombstones(session, now)?;
     Ok(late.len())
 }

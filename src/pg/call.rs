@@ -231,7 +231,12 @@ impl From<Box<dyn Any + Send>> for Raised {
 
 /// An ErrorData in the current memory context, freed with the failed transaction.
 fn raisable(raised: &Raised) -> *mut pg_sys::ErrorData {
+    // SAFETY: reads a setting of this backend.
+    let is_utf8 = unsafe { pg_sys::GetDatabaseEncoding() } == pg_sys::pg_enc::PG_UTF8 as c_int;
     let copy = |text: &str| -> *mut c_char {
+        // What came from a document may be in no other encoding than UTF-8.
+        let ascii = (!is_utf8 && !text.is_ascii()).then(|| text.replace(|c: char| !c.is_ascii(), "?"));
+        let text = ascii.as_deref().unwrap_or(text);
         // SAFETY: pnstrdup copies the bytes into the current memory context and adds the terminating zero.
         unsafe { pg_sys::pnstrdup(text.as_ptr().cast(), text.len()) }
     };

@@ -32,7 +32,7 @@ pub fn change(grant: bool, object: &Object<'_>, role: pg_sys::Oid) {
     unsafe {
         // What the server does before it runs a GRANT statement: 25006 on a standby and in a read-only transaction.
         let name = if grant { c"jobq.grant_access" } else { c"jobq.revoke_access" };
-        pg_sys::PreventCommandIfReadOnly(name.as_ptr());
+        super::server::refuse_if_read_only(name);
         let (kind, privilege, objects) = match object {
             Object::Schema => (pg_sys::ObjectType::OBJECT_SCHEMA, c"usage", list([string("jobq").cast()])),
             Object::Views(names) => (pg_sys::ObjectType::OBJECT_TABLE, c"select", list(names.iter().map(|name| view(name)))),

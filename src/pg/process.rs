@@ -146,7 +146,7 @@ pub fn wait(milliseconds: i64) {
 /// Runs `body` in a transaction of its own, as the extension's owner, with its own memory. What it allocated is gone afterwards.
 /// An ERROR inside is aborted and comes back as its message; FATAL ends the process as always.
 pub fn transaction<T>(activity: &CStr, body: impl FnOnce(&Session) -> Result<T, Error>) -> Result<T, String> {
-    protected(activity, || as_owner(body))
+    protected(activity, || if hold_extension() { as_owner(body) } else { Err(Error::internal("the extension was dropped")) })
 }
 
 /// The same without SPI, for a process without a database.
@@ -248,6 +248,15 @@ pub fn database_is_free(database: pg_sys::Oid) -> bool {
 pub fn exit(code: c_int) -> ! {
     // SAFETY: runs the exit callbacks and ends the process.
     unsafe { proc_exit(code) }
+}
+
+/// Keeps DROP EXTENSION, which locks the extension before any of its tables, waiting for the end of this transaction: locking the
+/// tables in another order than it does could be a deadlock, with the DROP as its victim.
+fn hold_extension() -> bool {
+    let Some(oid) = extension() else { return false };
+    // SAFETY: a heavyweight lock, released at the end of the transaction.
+    unsafe { pg_sys::LockDatabaseObject(pg_sys::ExtensionRelationId, oid, 0, pg_sys::AccessShareLock as pg_sys::LOCKMODE) };
+    extension() == Some(oid)
 }
 
 /// The oid of the installed extension. Call inside a transaction.

@@ -23,12 +23,32 @@ const CLOCK_MONOTONIC: i32 = 1;
 #[cfg(target_os = "macos")]
 const CLOCK_MONOTONIC: i32 = 6;
 
-/// Microseconds of a clock that nobody sets; comparable between processes, not between boots.
-pub fn monotonic_micros() -> i64 {
+fn clock_micros(clock: i32) -> i64 {
     let mut time = Timespec { seconds: 0, nanos: 0 };
     // SAFETY: `time` is a timespec as 64-bit Unix systems define it; the call fills it.
-    unsafe { clock_gettime(CLOCK_MONOTONIC, &mut time) };
+    unsafe { clock_gettime(clock, &mut time) };
     time.seconds.saturating_mul(1_000_000).saturating_add(time.nanos / 1_000)
+}
+
+/// Microseconds of a clock that nobody sets; comparable between processes, not between boots.
+pub fn monotonic_micros() -> i64 {
+    clock_micros(CLOCK_MONOTONIC)
+}
+
+#[cfg(target_os = "linux")]
+const CLOCK_PROCESS_CPUTIME: i32 = 2;
+#[cfg(target_os = "macos")]
+const CLOCK_PROCESS_CPUTIME: i32 = 12;
+
+/// Microseconds of processor time this process has used.
+pub fn cpu_micros() -> i64 {
+    clock_micros(CLOCK_PROCESS_CPUTIME)
+}
+
+/// Raises 25006 on a standby and in a read-only transaction.
+pub fn refuse_if_read_only(command: &'static std::ffi::CStr) {
+    // SAFETY: a zero-terminated string; raises or returns.
+    unsafe { pg_sys::PreventCommandIfReadOnly(command.as_ptr()) }
 }
 
 /// 32 random bits from the operating system, without a file: a server built without OpenSSL opens one for each call.

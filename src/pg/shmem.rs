@@ -103,7 +103,8 @@ pub fn watchful(now_micros: i64, window_ms: i64) -> bool {
     writable_at == 0 || (shared.clean_start.load(SeqCst) == 0 && !window_over)
 }
 
-fn clock_offset() -> i64 {
+/// Wall clock minus monotonic clock.
+pub fn clock_offset() -> i64 {
     server::wall_clock_micros().saturating_sub(server::monotonic_micros())
 }
 

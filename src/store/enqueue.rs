@@ -63,9 +63,11 @@ pub fn add_unique(session: &Session, id: Uuid, job: &NewJob<'_>, payload: Param,
     Ok(session.run(&ADD, &params)?.count() == 1)
 }
 
-pub fn by_unique_key(session: &Session, queue: i32, key: Text) -> Result<Option<Uuid>, Error> {
+pub fn by_unique_key(session: &Session, queue: i32, unique: UniqueKey) -> Result<Option<Uuid>, Error> {
     statement!(FIND, "job_by_unique_key", [Int, Text]);
-    Ok(session.run(&FIND, &[queue.into(), key.into()])?.uuid(0, 1))
+    statement!(FIND_PENDING, "pending_by_unique_key", [Int, Text]);
+    let statement = if unique.while_pending { &FIND_PENDING } else { &FIND };
+    Ok(session.run(statement, &[queue.into(), unique.key.into()])?.uuid(0, 1))
 }
 
 /// `ids` and the elements of `payloads` are of the same number.

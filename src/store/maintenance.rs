@@ -79,9 +79,17 @@ pub fn late_arrivals(session: &Session, batch: i32) -> Result<Vec<(Uuid, i64)>, 
     Ok((0..rows.count()).filter_map(|row| rows.uuid(row, 1).zip(rows.bigint(row, 2))).collect())
 }
 
-pub fn remove_tombstones(session: &Session, now: Timestamp) -> Result<usize, Error> {
-    statement!(REMOVE, "remove_tombstones", [Timestamp], Free);
-    Ok(session.run(&REMOVE, &[now.into()])?.count())
+/// Notes when dropped queues are first seen.
+pub fn see_tombstones(session: &Session, now: Timestamp) -> Result<(), Error> {
+    statement!(SEE, "see_tombstones", [Timestamp]);
+    session.run(&SEE, &[now.into()])?;
+    Ok(())
+}
+
+/// Forgets dropped queues seen by an earlier transaction, when nothing can refer to them any more.
+pub fn remove_tombstones(session: &Session) -> Result<usize, Error> {
+    statement!(REMOVE, "remove_tombstones", [], Free);
+    Ok(session.run(&REMOVE, &[])?.count())
 }
 
 /// Makes this database the original.

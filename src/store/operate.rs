@@ -4,7 +4,7 @@ use super::statement;
 use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::pg::datum::Text;
-use crate::pg::spi::Session;
+use crate::pg::spi::{Rows, Session};
 use crate::rules::state::State;
 use uuid::Uuid;
 
@@ -78,16 +78,32 @@ pub fn delete_finished(session: &Session, id: Uuid) -> Result<bool, Error> {
     Ok(session.run(&DELETE, &[id.into()])?.int(0, 1).unwrap_or(0) > 0)
 }
 
-/// False when the job is not there, or its unique_key is taken: then the caller must raise, to undo the half that was done.
-pub fn retry_failed_job(session: &Session, id: Uuid, now: Timestamp) -> Result<bool, Error> {
-    statement!(RETRY, "retry_dead", [Uuid, Timestamp]);
-    Ok(session.run(&RETRY, &[id.into(), now.into()])?.count() == 1)
+/// What became of an attempt to retry one job.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Retried {
+    Done,
+    /// It was not there any more.
+    Gone,
+    /// Another unfinished job has its unique_key. The caller must raise, to undo the half that was done.
+    KeyTaken,
 }
 
-/// As `retry_failed_job`, for a cancelled one.
-pub fn retry_cancelled_job(session: &Session, id: Uuid, now: Timestamp) -> Result<bool, Error> {
+fn retried(rows: &Rows<'_>) -> Retried {
+    match (rows.bigint(0, 1), rows.bigint(0, 2)) {
+        (Some(1), Some(1)) => Retried::Done,
+        (Some(1), _) => Retried::KeyTaken,
+        _ => Retried::Gone,
+    }
+}
+
+pub fn retry_failed_job(session: &Session, id: Uuid, now: Timestamp) -> Result<Retried, Error> {
+    statement!(RETRY, "retry_dead", [Uuid, Timestamp]);
+    Ok(retried(&session.run(&RETRY, &[id.into(), now.into()])?))
+}
+
+pub fn retry_cancelled_job(session: &Session, id: Uuid, now: Timestamp) -> Result<Retried, Error> {
     statement!(RETRY, "retry_history", [Uuid, Timestamp]);
-    Ok(session.run(&RETRY, &[id.into(), now.into()])?.count() == 1)
+    Ok(retried(&session.run(&RETRY, &[id.into(), now.into()])?))
 }
 
 /// How many. 40001 when somebody took the unique_key of one of them meanwhile.
