@@ -149,9 +149,8 @@ CREATE TABLE jobq._history_31 PARTITION OF jobq._history FOR VALUES IN (31);
 
 -- Which installation is this? The sequence is dumped, the table is not: after a restore they differ, and the background duties
 -- wait for resume_after_restore(). pg_upgrade carries both. The database's oid tells a copy made with CREATE DATABASE ... TEMPLATE.
--- A restore sets the sequence last of all. Until then it is told by row_security, which every dump switches off at its start:
--- origin 0 matches no sequence. A restore of the data alone is told, for a day, by jobs that are older than the installation: job ids
--- begin with their time.
+-- A restore sets the sequence last of all. Until then, and for a week, it is told by jobs that are older than the installation: job
+-- ids begin with their time.
 CREATE SEQUENCE jobq._origin AS bigint MINVALUE 1;
 CREATE TABLE jobq._here (
     only_row boolean NOT NULL PRIMARY KEY DEFAULT true CHECK (only_row),
@@ -161,7 +160,7 @@ CREATE TABLE jobq._here (
     first_id uuid NOT NULL DEFAULT (lpad(to_hex((1000 * extract(epoch FROM clock_timestamp()))::bigint), 12, '0') || repeat('0', 20))::uuid
 );
 INSERT INTO jobq._here (origin, database)
-SELECT CASE WHEN current_setting('row_security')::boolean THEN o.value ELSE 0 END, d.oid
+SELECT o.value, d.oid
 FROM setval('jobq._origin', 1 + (('x' || substr(replace(gen_random_uuid()::text, '-', ''), 1, 12))::bit(48)::bigint)) AS o (value),
      pg_database AS d
 WHERE d.datname = current_database();
