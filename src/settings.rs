@@ -46,7 +46,7 @@ pub fn define(preloading: bool) {
     milliseconds(
         c"jobq.tick_interval",
         c"How often the background worker looks for lost workers and overdue attempts.",
-        c"A worker is noticed as lost this long after its lease has expired. A pass over a large table is followed by a pause of ten times its own duration.",
+        c"A worker is noticed as lost this long after its lease has expired. A pass over a large table is followed by a pause of ten times the processor time it took.",
         &TICK_INTERVAL,
         100,
         3_600_000,
