@@ -14,7 +14,7 @@ from pathlib import Path
 from machine import REPO, as_server_user
 
 # No command of any suite takes half as long; a test that hangs must not hold up the rest.
-COMMAND_SECONDS_MAX = 1500
+COMMAND_SECONDS_MAX = 900
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class Log:
         # A session of its own, so that at a timeout the command goes with all its children.
         child = subprocess.Popen(words, stdout=self.file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
                                  start_new_session=True, **options)
+        _running.add(child)
         try:
             code = child.wait(timeout)
         except BaseException as reason:
@@ -66,6 +67,8 @@ class Log:
                 raise
             self.write(f"ended: took longer than {timeout} seconds")
             code = 124
+        finally:
+            _running.discard(child)
         with self.path.open(errors="replace") as written:
             written.seek(start)
             output = written.read()
@@ -75,6 +78,16 @@ class Log:
 
     def tail(self, lines: int = 40) -> str:
         return "\n".join(self.path.read_text(errors="replace").splitlines()[-lines:])
+
+
+# Every command that runs now, in whichever thread.
+_running: set[subprocess.Popen] = set()
+
+
+def end_all() -> None:
+    """For a run that is broken off: no command, and so no server, is left behind."""
+    for child in list(_running):
+        _end_group(child)
 
 
 def _end_group(child: subprocess.Popen) -> None:

@@ -214,7 +214,10 @@ fn look(database: pg_sys::Oid, extension: pg_sys::Oid) -> Result<Look, String> {
 pub fn run_once(session: &Session) -> Result<usize, Error> {
     let rescued = rescue::run(session, None, true, PASS_DEFAULT)?;
     let late = tombstones::run(session)?;
-    retention::empty_partitions(session)?;
+    // A transaction that goes on might be reading the history, and would keep the lock on it.
+    if !server::in_transaction_block() {
+        retention::empty_partitions(session)?;
+    }
     retention::delete_expired(session)?;
     Ok(rescued.saturating_add(late))
 }

@@ -100,6 +100,11 @@ pub fn statements_see_new_commits() -> bool {
     unsafe { pg_sys::XactIsoLevel <= pg_sys::XACT_READ_COMMITTED as i32 }
 }
 
+pub fn in_transaction_block() -> bool {
+    // SAFETY: a read of this backend's transaction state.
+    unsafe { pg_sys::IsTransactionBlock() }
+}
+
 /// Lets a cancel or terminate request in.
 pub fn check_for_interrupts() {
     pgrx::check_for_interrupts!();
