@@ -22,8 +22,6 @@ use uuid::Uuid;
 fn refusal(session: &Session, id: Uuid, lease: i64, now: Timestamp) -> Result<Error, Error> {
     Ok(match store::operate::whereabouts(session, id, now)? {
         Some(job) if job.state.is_final() && job.lease == lease => Error::AlreadyFinished { id, state: job.state.to_string() },
-        // In REPEATABLE READ the claim itself may be newer than what this transaction sees.
-        _ if !pg::server::statements_see_new_commits() => Error::Contended,
         None => Error::NoSuchJob { id },
         Some(job) if job.state == State::Running && job.lease == lease => Error::Contended,
         Some(job) if job.state == State::Running => Error::LeaseLost { id, now: format!("Worker {} holds it now.", job.worker) },
