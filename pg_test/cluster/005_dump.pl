@@ -181,6 +181,7 @@ $node->has_contents('r_second', $node->contents('r_plain'), 'a copy of the copy 
 like($node->diagnosis('r_second', 'restored_copy'), qr/^warn/, 'and waits again');
 
 $node->log_is_clean;
-is($node->count_in_log(qr/jobq maintainer: /), 0, 'no duty has failed') or diag join "\n", grep { /jobq maintainer: / } split /\n/, $node->log_since(0);
+# A maintainer that arrives in the middle of a restore may say that it has undone its work.
+is($node->count_in_log(qr/jobq maintainer: (?!.*being restored)/), 0, 'no duty has failed') or diag join "\n", grep { /jobq maintainer: / } split /\n/, $node->log_since(0);
 $node->stop;
 done_testing();

@@ -171,9 +171,9 @@ becomes("SELECT concat_ws(' ', state, coalesce(queue, 'without a queue')) FROM j
 	'a late arrival in a queue whose drop was long in committing is cancelled, not orphaned');
 $_->quit for $client, $dropper;
 
+# One pass notes the tombstone, a later one finds that all who were there then have left.
 ask("SELECT jobq.drop_queue('unused')");
-ask("UPDATE jobq._queue SET dropped_at = dropped_at - interval '5 min' WHERE dropped_at IS NOT NULL");
-ok(defined $node->renew_maintainer($db), 'the duties run');
+ok(defined $node->renew_maintainer($db), 'the duties run') for 1 .. 2;
 becomes("SELECT count(*) FROM jobq._queue WHERE name = 'unused'", '0', 'once nothing can come any more the tombstone goes');
 is(ask("SELECT count(*) FROM jobq.jobs WHERE queue IS NULL"), '0', 'no job without a queue');
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 
 # Enough of a reason to act on; an error may quote a megabyte.
 REASON_CHARS = 600
+SLOW_SECONDS = 10
 
 
 class Failed(Exception):
@@ -53,6 +55,7 @@ class Report:
     @contextlib.contextmanager
     def check(self, what: str) -> Iterator[None]:
         """Whatever the block raises is a failure of this check and of no other."""
+        start = time.monotonic()
         try:
             yield
         except Skipped as reason:
@@ -64,6 +67,9 @@ class Report:
             self.not_ok(what, f"{type(error).__name__}: {error} ({where.name}, line {where.lineno})")
         else:
             self.ok(what)
+        finally:
+            if (seconds := time.monotonic() - start) > SLOW_SECONDS:
+                self.note(f"that took {seconds:.0f} s")
 
     def close(self) -> int:
         """Prints the closing line; the exit code. A run without tests is a failure."""
