@@ -152,7 +152,7 @@ WORK_THROUGH = """DO $$ DECLARE c record; done int := 0; BEGIN
 
 @workload("HOT: 100 000 cycles of claim, heartbeat and complete, with autovacuum as it is: over 95 % of the updates")
 def hot(server: Cluster, report: Report) -> None:
-    singles, single_clients, batched, batch_clients = 80_000, 16, 20_000, 5
+    singles, single_clients, batched, batch_clients = 50_000, 8, 50_000, 5
     # The pauses of real commits are what lets others' snapshots move on.
     set_and_reload(server, "fsync", "on")
     with connect(server) as root:

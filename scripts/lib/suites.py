@@ -93,7 +93,8 @@ def cluster(major: int, log: Log) -> Outcome:
     shutil.copytree(TESTS / "cluster", copy)
     # Debian ships the Perl test modules with its Postgres 15; they drive newer servers too.
     modules = [postgres(15).testdir / "perl", perl_modules(), copy]
-    sockets = Path(tempfile.mkdtemp(prefix="jobq-", dir="/tmp"))
+    # Tests look for the word jobq in logs, which name the socket's folder.
+    sockets = Path(tempfile.mkdtemp(prefix="tap-", dir="/tmp"))
     give_to_server_user(sockets)
     # An upgrade starts from the oldest version.
     oldest = build.install(15)

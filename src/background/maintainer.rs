@@ -17,7 +17,7 @@ use std::sync::atomic::Ordering::SeqCst;
 const LOOK_MS: i64 = 1_000;
 /// After a pass that used much processor time, the pause before the next one is this many times as long.
 const PAUSE_FACTOR: i64 = 10;
-/// Retention and tombstones need no hurry.
+/// Retention needs no hurry.
 const SLOW_DUTY_MS: i64 = 60_000;
 /// The pause after an error, doubled for each further one.
 const ERROR_PAUSE_MS: i64 = 1_000;
@@ -66,6 +66,11 @@ fn run_unless_restoring(session: &Session, run: fn(&Session) -> Result<usize, Er
     Ok(done)
 }
 
+/// A tombstone goes in the second pass that sees it.
+fn soon() -> i64 {
+    LOOK_MS.saturating_mul(5)
+}
+
 fn slow() -> i64 {
     SLOW_DUTY_MS
 }
@@ -73,7 +78,7 @@ fn slow() -> i64 {
 fn duties() -> [Duty; 4] {
     [
         Duty::new(c"rescue", settings::tick_interval_ms, |session| rescue::run(session, None, true, PASS_DEFAULT)),
-        Duty::new(c"tombstones", slow, tombstones::run),
+        Duty::new(c"tombstones", soon, tombstones::run),
         Duty::new(c"retention: partitions", slow, retention::empty_partitions),
         Duty::new(c"retention: queues", slow, retention::delete_expired),
     ]
@@ -136,6 +141,8 @@ fn serve(database: pg_sys::Oid) -> Result<(), String> {
                 error_pause_ms = 0;
                 process::wait(settings::tick_interval_ms().min(LOOK_MS));
             }
+            // A restore has begun while we were at it: the next look waits.
+            Err(_) if matches!(transaction(c"look", super::is_original), Ok(false)) => process::wait(LOOK_MS),
             // It was dropped while we were at it.
             Err(_) if !matches!(installed(), Ok(Some(oid)) if oid == extension.0) => return Ok(()),
             Err(message) => {

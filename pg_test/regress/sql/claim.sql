@@ -119,15 +119,16 @@ SELECT t.lease('clock') > (1::bigint << 52) + 1 AND t.lease('clock') < (1::bigin
 SELECT jobq.complete(t.id('clock'), t.lease('clock'));
 
 -- Higher isolation levels: alone, all is well.
-SELECT count(jobq.enqueue('repeatable')) FROM generate_series(1, 2);
+SELECT count(jobq.enqueue(kind)) FROM unnest('{repeatable,serializable}'::text[]) AS kind;
 BEGIN ISOLATION LEVEL REPEATABLE READ;
 SELECT t.take(kinds => '{repeatable}');
 SELECT jobq.complete(t.id('repeatable'), t.lease('repeatable'));
 COMMIT;
 BEGIN ISOLATION LEVEL SERIALIZABLE;
-SELECT t.take(kinds => '{repeatable}');
+SELECT t.take(kinds => '{serializable}');
+SELECT jobq.fail(t.id('serializable'), t.lease('serializable'), 'e', '0');
 COMMIT;
-SELECT t.seen('repeatable');
+SELECT t.seen('repeatable'), t.seen('serializable');
 BEGIN READ ONLY;
 SELECT * FROM jobq.claim();
 ROLLBACK;
