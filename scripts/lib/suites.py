@@ -101,8 +101,11 @@ def cluster(major: int, log: Log) -> Outcome:
     env = {**_without_pg(), "PATH": f"{install.bindir}{os.pathsep}{os.environ['PATH']}",
            "PERL5LIB": os.pathsep.join(map(str, modules)), "PG_REGRESS": str(install.testdir / "regress/pg_regress"),
            "TESTDIR": str(folder), "TESTDATADIR": str(folder / "data"), "TESTLOGDIR": str(folder / "log"),
-           "TMPDIR": str(sockets), "JOBQ_PG": str(major), "JOBQ_OLD_BINDIR": str(oldest.bindir),
-           "JOBQ_LIBFAKETIME": str(libfaketime())}
+           "TMPDIR": str(sockets), "JOBQ_PG": str(major), "JOBQ_OLD_BINDIR": str(oldest.bindir)}
+    # Before 16 a background process is forked in a signal handler, out of libfaketime's own select(),
+    # and goes by the real clock for ever: a moved clock shows nothing there.
+    if major >= 16:
+        env["JOBQ_LIBFAKETIME"] = str(libfaketime())
     try:
         tests = sorted(str(p.relative_to(folder)) for p in copy.glob("*.pl"))
         code, output = log.run(["prove", "--verbose", *tests], env=env, cwd=folder, as_server=True)

@@ -139,6 +139,7 @@ RESET search_path;
 SELECT what, who FROM evil.fired;
 
 -- And while it is installed.
+SET client_min_messages = error;
 DROP EXTENSION jobq CASCADE;
 DISCARD TEMP;
 SET search_path = evil, pg_catalog;
@@ -147,7 +148,6 @@ RESET search_path;
 SELECT what, who FROM evil.fired;
 SELECT count(*) FROM pg_depend AS d JOIN pg_extension AS e ON e.oid = d.refobjid AND e.extname = 'jobq' WHERE d.deptype = 'e' AND pg_describe_object(d.classid, d.objid, 0) LIKE '%evil%';
 
-SET client_min_messages = error;
 DROP SCHEMA evil CASCADE;
 DROP OWNED BY regress_jobq_mallory, regress_jobq_friend;
 DROP ROLE regress_jobq_mallory, regress_jobq_friend;

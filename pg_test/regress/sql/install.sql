@@ -108,7 +108,8 @@ FROM pg_available_extension_versions AS v WHERE v.name = 'jobq' AND v.installed;
 SELECT e.extversion = a.default_version AS newest, jobq.version() LIKE '%' || e.extversion || '%' AS version_says_so
 FROM pg_extension AS e JOIN pg_available_extensions AS a ON a.name = e.extname WHERE e.extname = 'jobq';
 
--- It cannot be put elsewhere, nor moved.
+-- It cannot be put elsewhere, nor moved. (Without preload each installation says so in a warning.)
+SET client_min_messages = error;
 DROP EXTENSION jobq CASCADE;
 SELECT to_regnamespace('jobq') AS schema_left, count(*) AS functions_left FROM pg_proc AS p WHERE p.probin = 'jobq' OR p.probin LIKE '%/jobq';
 CREATE SCHEMA elsewhere;

@@ -43,6 +43,7 @@ CREATE OPERATOR public.= (LEFTARG = int, RIGHTARG = int, FUNCTION = public.equal
 RESET ROLE;
 ALTER DATABASE regress_jobq_squatted SET search_path = public, pg_catalog;
 \c regress_jobq_squatted
+SET client_min_messages = error;
 CREATE EXTENSION jobq;
 SELECT pg_catalog.count(*) FROM jobq.enqueue('k') AS e (id);
 SELECT state FROM jobq.jobs;
