@@ -17,7 +17,7 @@ use std::sync::atomic::Ordering::SeqCst;
 const LOOK_MS: i64 = 1_000;
 /// After a pass that used much processor time, the pause before the next one is this many times as long.
 const PAUSE_FACTOR: i64 = 10;
-/// Retention needs no hurry.
+/// Deleting row by row needs no hurry.
 const SLOW_DUTY_MS: i64 = 60_000;
 /// The pause after an error, doubled for each further one.
 const ERROR_PAUSE_MS: i64 = 1_000;
@@ -66,7 +66,7 @@ fn run_unless_restoring(session: &Session, run: fn(&Session) -> Result<usize, Er
     Ok(done)
 }
 
-/// A tombstone goes in the second pass that sees it.
+/// A tombstone goes in the second pass that sees it, a partition in the first in which nobody else uses it.
 fn soon() -> i64 {
     LOOK_MS.saturating_mul(5)
 }
@@ -79,7 +79,7 @@ fn duties() -> [Duty; 4] {
     [
         Duty::new(c"rescue", settings::tick_interval_ms, |session| rescue::run(session, None, true, PASS_DEFAULT)),
         Duty::new(c"tombstones", soon, tombstones::run),
-        Duty::new(c"retention: partitions", slow, retention::empty_partitions),
+        Duty::new(c"retention: partitions", soon, retention::empty_partitions),
         Duty::new(c"retention: queues", slow, retention::delete_expired),
     ]
 }
