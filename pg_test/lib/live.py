@@ -8,8 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import psycopg
-from cluster import SUPERUSER, Cluster
 from report import Failed
+
+from cluster import SUPERUSER, Cluster
 
 # Nothing these tests wait for takes a tenth of this on an idle machine.
 PATIENCE_SECONDS = 60

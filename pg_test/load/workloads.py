@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from cluster import Cluster
 from live import PATIENCE_SECONDS, Background, Connection, connect, scalar, until
 from report import Failed, Report, Skipped, expect, expect_equal
+
+from cluster import Cluster
 
 SETTINGS = {"shared_preload_libraries": "jobq", "max_connections": "150", "max_worker_processes": "16",
             # Most of this is about what concurrent transactions do to each other, not about the disk.
