@@ -7,11 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import psycopg
+from cluster import Cluster
 from live import PATIENCE_SECONDS, Background, Connection, connect, scalar, until, wait_event
 from report import Failed, expect, expect_equal
 from toolchain import Install
-
-from cluster import Cluster
 
 SETTINGS = {"shared_preload_libraries": "jobq", "max_worker_processes": "16", "max_wal_senders": "4", "wal_sender_timeout": "0",
             # No checkpoint in between: the first change of a page after one is logged whole, which is one more write.

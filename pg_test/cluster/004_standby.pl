@@ -97,6 +97,8 @@ my %before = map { split /\|/ } split /\n/, $primary->ask('app', "SELECT id, lea
 my $fresh = $primary->enqueue('app', 'handed', "queue => 'q'");
 my ($handed, $handed_lease) = $primary->claim('app', "'q', kinds => '{handed}', lease_for => '1 h'");
 JobqServer::stop_program($load);
+# A claim alone does not wait to be written; what is sent from here on is.
+$primary->ask('app', 'CHECKPOINT');
 $primary->wait_for_catchup($standby, 'replay');
 $primary->stop('immediate');
 my $running = ask("SELECT string_agg(id::text, ',' ORDER BY id) FROM jobq.running_jobs");

@@ -7,8 +7,6 @@ package JobqServer;
 
 use strict;
 use warnings;
-use Carp qw(croak);
-use File::Basename qw(dirname);
 use IPC::Run ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils qw(append_to_file slurp_file);

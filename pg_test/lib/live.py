@@ -8,9 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import psycopg
-from report import Failed
-
 from cluster import SUPERUSER, Cluster
+from report import Failed
 
 # Nothing these tests wait for takes a tenth of this on an idle machine.
 PATIENCE_SECONDS = 60
