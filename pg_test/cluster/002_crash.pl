@@ -10,9 +10,8 @@ use warnings;
 use FindBin;
 use lib $FindBin::RealBin;
 use JobqServer;
-use IPC::Run ();
 use List::Util qw(max);
-use PostgreSQL::Test::Utils;
+use PostgreSQL::Test::Utils qw(append_to_file);
 use Test::More;
 use Time::HiRes qw(time sleep);
 
@@ -60,7 +59,7 @@ sub crash
 	for my $client ($producer, $worker) { eval { $client->finish; }; }
 	my $back = $node->seconds_until('postgres', "SELECT EXISTS (SELECT 1 FROM pg_stat_activity WHERE backend_type = 'jobq launcher' AND pid <> $launcher)");
 	ok(defined $back, "$name: the launcher is back");
-	my $served = $node->is_served('postgres', "$name: so is the maintainer");
+	$node->is_served('postgres', "$name: so is the maintainer");
 	note sprintf '%s: maintainer ticks %.2f s after the blow', $name, time - $start;
 	my @ids = grep { /^[0-9a-f-]{36}$/ } split /\n/, $made;
 	cmp_ok(scalar @ids, '>', 50, "$name: jobs were acknowledged before");

@@ -107,7 +107,7 @@ $standby->seconds_until('app', "SELECT lease_expires_at < clock_timestamp() FROM
 my $blow = ask('SELECT clock_timestamp()');
 my $start = time;
 $standby->promote;
-my $served = $standby->is_served('app', 'after promotion the maintainer starts by itself');
+$standby->is_served('app', 'after promotion the maintainer starts by itself');
 note sprintf 'the maintainer ticks %.2f s after the order to promote', time - $start;
 is(ask("SELECT state FROM jobq.job('$job{long}')"), 'running', 'a lease that ended during the failover does not cost the job at once');
 is(ask("SELECT jobq.rescue_zombies()"), '0', 'nor when somebody asks');

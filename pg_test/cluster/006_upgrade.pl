@@ -137,7 +137,6 @@ is($talk, '', 'no process of jobq ran in them');
 $new->start;
 for my $db (@databases)
 {
-	my $mark = time;
 	$new->is_served($db, "$db: the maintainer ticks after the upgrade");
 	like($new->diagnosis($db, 'restored_copy'), qr/^ok/, 'an upgraded database is no copy');
 	is($new->ask($db, 'SELECT jobq.resume_after_restore()'), 'f', 'there is nothing to resume');

@@ -2,6 +2,10 @@ package JobqServer;
 
 # A throw-away server with jobq in it, and the questions the tests in this folder ask such a server.
 #
+# scripts/test runs these files. One of them by hand, as a user who is not root: pg_config, prove and the programs of the server
+# under test in PATH, PERL5LIB naming Postgres's own Perl test modules, PG_REGRESS naming pg_regress; then `prove -v 001_background.pl`
+# in a folder that may be written to.
+#
 # Nothing here sleeps for a fixed time and then hopes: `becomes` polls a condition until it holds or a generous deadline is over,
 # and says how long it took. Deadlines are for a busy machine; what was measured is printed beside the promise.
 

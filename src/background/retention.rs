@@ -31,10 +31,10 @@ pub fn empty_partitions(session: &Session) -> Result<usize, Error> {
         .collect();
     for slot in (0..ring::SLOTS as i16).filter(|slot| !recent.contains(slot)) {
         let table = format!("_history_{slot:02}");
-        if store::maintenance::slot_is_expired(session, slot, cutoff)?
+        if store::maintenance::slot_is_expired(session, slot, cutoff, now)?
             && pg::table::lock_without_waiting(&table)
             // Again under the lock: somebody may have finished a job with another width in between.
-            && store::maintenance::slot_is_expired(session, slot, cutoff)?
+            && store::maintenance::slot_is_expired(session, slot, cutoff, now)?
         {
             pg::table::truncate(&table);
             emptied = emptied.saturating_add(1);

@@ -25,6 +25,6 @@ pub fn run(session: &Session) -> Result<usize, Error> {
     }
     // In this order: what is seen for the first time now is judged by the next pass.
     store::maintenance::remove_tombstones(session)?;
-    store::maintenance::see_tombstones(session, now)?;
+    store::maintenance::see_tombstones(session)?;
     Ok(late.len())
 }

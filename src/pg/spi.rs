@@ -82,6 +82,8 @@ pub struct Statement {
     types: &'static [Type],
     planner: Planner,
     plan: Cell<pg_sys::SPIPlanPtr>,
+    /// The number Postgres gave the plan that was made under our settings.
+    generation: Cell<c_int>,
 }
 
 // SAFETY: a backend runs on one thread, and pgrx refuses calls into Postgres from any other.
@@ -89,7 +91,7 @@ unsafe impl Sync for Statement {}
 
 impl Statement {
     pub const fn new(sql: &'static str, types: &'static [Type], planner: Planner) -> Self {
-        Statement { sql, types, planner, plan: Cell::new(std::ptr::null_mut()) }
+        Statement { sql, types, planner, plan: Cell::new(std::ptr::null_mut()), generation: Cell::new(-1) }
     }
 
     fn plan(&self) -> Result<pg_sys::SPIPlanPtr, Error> {
@@ -246,6 +248,18 @@ impl Session {
         self.execute(statement, params, true)
     }
 
+    /// Runs a statement that only reads and sees everything committed by now, at every isolation level.
+    pub fn look_at_the_latest(&self, statement: &Statement, params: &[Param]) -> Result<Rows<'_>, Error> {
+        // SAFETY: inside a transaction; a raised ERROR pops the snapshot with the (sub)transaction.
+        unsafe {
+            pg_sys::CommandCounterIncrement();
+            pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
+            let rows = self.execute(statement, params, true);
+            pg_sys::PopActiveSnapshot();
+            rows
+        }
+    }
+
     fn execute(&self, statement: &Statement, params: &[Param], read_only: bool) -> Result<Rows<'_>, Error> {
         if params.len() != statement.types.len() {
             return Err(Error::internal("a statement got the wrong number of parameters"));
@@ -264,20 +278,48 @@ impl Session {
             }
         };
         // The settings matter when the statement is planned: the first time, and after its tables or their statistics changed.
-        if is_planned(plan) { run() } else { with_settings(statement.planner.settings(), run) }
+        if generation_in_use(plan) == Some(statement.generation.get()) {
+            let outcome = run();
+            // The news may have come with the statement's own locks: what was planned then is planned again the next time.
+            if generation_in_use(plan) != Some(statement.generation.get()) {
+                statement.generation.set(-1);
+                discard_generic_plan(plan);
+            }
+            outcome
+        } else {
+            let outcome = with_settings(statement.planner.settings(), run);
+            statement.generation.set(generation_in_use(plan).unwrap_or(-1));
+            outcome
+        }
     }
 }
 
-/// Has the statement a plan that will be used as it is?
-fn is_planned(plan: pg_sys::SPIPlanPtr) -> bool {
-    // SAFETY: a kept plan; its list of sources and their generic plans live as long as it does. One statement has one source.
+/// The one source of a kept plan.
+fn source_of(plan: pg_sys::SPIPlanPtr) -> Option<*mut pg_sys::CachedPlanSource> {
+    // SAFETY: a kept plan; its list of sources lives as long as it does. One statement has one source.
     unsafe {
-        let sources = pg_sys::SPI_plan_get_plan_sources(plan);
-        if sources.is_null() || (*sources).length != 1 {
-            return false;
+        let sources = pg_sys::SPI_plan_get_plan_sources(plan).as_ref()?;
+        (sources.length == 1).then(|| (*sources.elements).ptr_value.cast())
+    }
+}
+
+/// The number of the plan that will be used as it is; None if one has to be made first.
+fn generation_in_use(plan: pg_sys::SPIPlanPtr) -> Option<c_int> {
+    // SAFETY: the source and its generic plan live as long as the kept plan.
+    unsafe {
+        let source = source_of(plan)?.as_ref()?;
+        let generic = source.gplan.as_ref()?;
+        (source.is_valid && generic.is_valid).then_some(source.generation)
+    }
+}
+
+/// Has the generic plan made again before it is used again, as an invalidation does.
+fn discard_generic_plan(plan: pg_sys::SPIPlanPtr) {
+    // SAFETY: as above; the flag is what Postgres's own invalidation callback sets.
+    unsafe {
+        if let Some(generic) = source_of(plan).and_then(|source| (*source).gplan.as_mut()) {
+            generic.is_valid = false;
         }
-        let source = &*(*(*sources).elements).ptr_value.cast::<pg_sys::CachedPlanSource>();
-        source.is_valid && source.gplan.as_ref().is_some_and(|generic| generic.is_valid)
     }
 }
 

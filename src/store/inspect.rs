@@ -75,7 +75,8 @@ pub fn extension(session: &Session) -> Result<Option<(Oid, String)>, Error> {
 /// Is this the database the data came from, and not a restored or copied one?
 pub fn is_original(session: &Session, database: Oid) -> Result<bool, Error> {
     statement!(ORIGIN, "origin", [Oid, Timestamp]);
-    Ok(session.look(&ORIGIN, &[database.into(), Timestamp::now().into()])?.boolean(0, 1).unwrap_or(false))
+    // Not with the transaction's first snapshot: a restore may have begun since.
+    Ok(session.run(&ORIGIN, &[database.into(), Timestamp::now().into()])?.boolean(0, 1).unwrap_or(false))
 }
 
 /// How many rights on objects of jobq were granted to a role itself.

@@ -80,9 +80,9 @@ pub fn late_arrivals(session: &Session, batch: i32) -> Result<Vec<(Uuid, i64)>, 
 }
 
 /// Notes when dropped queues are first seen.
-pub fn see_tombstones(session: &Session, now: Timestamp) -> Result<(), Error> {
-    statement!(SEE, "see_tombstones", [Timestamp]);
-    session.run(&SEE, &[now.into()])?;
+pub fn see_tombstones(session: &Session) -> Result<(), Error> {
+    statement!(SEE, "see_tombstones", []);
+    session.run(&SEE, &[])?;
     Ok(())
 }
 
@@ -99,10 +99,10 @@ pub fn adopt(session: &Session, database: Oid) -> Result<(), Error> {
     Ok(())
 }
 
-/// Does this history partition hold rows, and none that finished after `cutoff`?
-pub fn slot_is_expired(session: &Session, slot: i16, cutoff: Timestamp) -> Result<bool, Error> {
-    statement!(EXPIRED, "slot_is_expired", [Int, Timestamp], Free);
-    Ok(session.run(&EXPIRED, &[i32::from(slot).into(), cutoff.into()])?.boolean(0, 1).unwrap_or(false))
+/// Does this history partition hold rows, none that finished after `cutoff` and none of a restore?
+pub fn slot_is_expired(session: &Session, slot: i16, cutoff: Timestamp, now: Timestamp) -> Result<bool, Error> {
+    statement!(EXPIRED, "slot_is_expired", [Int, Timestamp, Timestamp], Free);
+    Ok(session.run(&EXPIRED, &[i32::from(slot).into(), cutoff.into(), now.into()])?.boolean(0, 1).unwrap_or(false))
 }
 
 pub fn retentions_differ(session: &Session, longest_ms: i64) -> Result<bool, Error> {

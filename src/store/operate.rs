@@ -16,10 +16,10 @@ pub struct Whereabouts {
     pub queue_dropped: bool,
 }
 
-/// None: never existed, deleted, or past its retention.
+/// As it is now, whatever the caller's snapshot shows. None: never existed, deleted, or past its retention.
 pub fn whereabouts(session: &Session, id: Uuid, now: Timestamp) -> Result<Option<Whereabouts>, Error> {
     statement!(WHEREABOUTS, "whereabouts", [Uuid, Timestamp]);
-    let rows = session.run(&WHEREABOUTS, &[id.into(), now.into()])?;
+    let rows = session.look_at_the_latest(&WHEREABOUTS, &[id.into(), now.into()])?;
     let found = || -> Option<Whereabouts> {
         Some(Whereabouts {
             state: State::from_letter(rows.letter(0, 1)?)?,
