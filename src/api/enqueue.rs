@@ -158,11 +158,23 @@ pub fn enqueue(call: &Call) -> Outcome {
     };
     let request = given.check(Timestamp::now(), &["unique_while"])?;
     let document = payload(required(call.jsonb(1), "payload")?, "payload")?;
+    let id = Uuid::now_v7();
+    if request.unique.is_none() && enqueue_directly(&request, id, document)?.is_some() {
+        return Ok(Answer::Uuid(id));
+    }
     let (id, _) = as_owner(|session| {
         let queue = store::queues::by_name(session, &request.queue)?;
-        add(session, &queue, &request, Uuid::now_v7(), document.into())
+        add(session, &queue, &request, id, document.into())
     })?;
     Ok(Answer::Uuid(id))
+}
+
+/// For a job without a unique_key, in a queue that may grow without end.
+fn enqueue_directly(request: &Request, id: Uuid, document: Jsonb) -> Result<Option<()>, Error> {
+    pg::heap::direct(|access| match store::direct::queue_by_name(access, &request.queue)? {
+        Some(queue) if queue.max_depth == 0 => store::direct::enqueue(access, id, &request.row(&queue), document.into()),
+        _ => Ok(None),
+    })
 }
 
 /// The number of elements of an array argument, at most BATCH_MAX.

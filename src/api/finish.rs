@@ -1,7 +1,7 @@
 //! What a lease holder may do: complete, complete_many, fail, release, heartbeat, heartbeat_many.
 
 use super::claim::lease_ms;
-use super::{fits, history_slot, required, result};
+use super::{fits, history_slot, known_history_slot, required, result};
 use crate::background::rescue::policy;
 use crate::clock::Timestamp;
 use crate::error::Error;
@@ -35,6 +35,11 @@ pub fn complete(call: &Call) -> Outcome {
     let lease = required(call.bigint(1), "lease")?;
     let result = result(call.jsonb(2))?;
     let now = Timestamp::now();
+    if let Some(slot) = known_history_slot(now)
+        && pg::heap::direct(|access| store::direct::complete(access, id, lease, now, result, slot))? == Some(true)
+    {
+        return Ok(Answer::Text(State::Completed.word().into()));
+    }
     as_owner(|session| {
         for _ in 0..COMPLETE_TRIES {
             if complete_either_way(session, id, lease, now, result)? {

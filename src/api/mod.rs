@@ -153,15 +153,19 @@ fn unknown_field(argument: &'static str, field: &str, known: &[&str]) -> Error {
 /// The history slot for jobs that finish now. The longest retention is read at most once a minute: a slot chosen by an older one
 /// is as good.
 fn history_slot(session: &Session, now: Timestamp) -> Result<i16, Error> {
-    const FRESH_MS: i64 = 60_000;
-    thread_local! { static WIDTH: Cell<Option<(Timestamp, i64)>> = const { Cell::new(None) } }
-    let width = match WIDTH.get() {
-        Some((read_at, width)) if (0..FRESH_MS).contains(&now.ms_since(read_at)) => width,
-        _ => {
-            let width = ring::width_days(store::queues::longest_retention_ms(session)?);
-            WIDTH.set(Some((now, width)));
-            width
-        }
-    };
+    if let Some(slot) = known_history_slot(now) {
+        return Ok(slot);
+    }
+    let width = ring::width_days(store::queues::longest_retention_ms(session)?);
+    HISTORY_WIDTH.set(Some((now, width)));
     Ok(ring::slot(now.0, width))
+}
+
+thread_local! { static HISTORY_WIDTH: Cell<Option<(Timestamp, i64)>> = const { Cell::new(None) } }
+
+/// The history slot, if the longest retention was read within the last minute.
+fn known_history_slot(now: Timestamp) -> Option<i16> {
+    const FRESH_MS: i64 = 60_000;
+    let (read_at, width) = HISTORY_WIDTH.get()?;
+    (0..FRESH_MS).contains(&now.ms_since(read_at)).then(|| ring::slot(now.0, width))
 }

@@ -3,6 +3,7 @@
 pub mod call;
 pub mod datum;
 pub mod grant;
+pub mod heap;
 pub mod process;
 pub mod server;
 pub mod shmem;

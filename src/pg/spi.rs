@@ -125,8 +125,17 @@ impl Param {
         self.0.unwrap_or(pg_sys::Datum::from(0))
     }
 
-    pub(super) fn is_null(&self) -> bool {
+    pub fn is_null(&self) -> bool {
         self.0.is_none()
+    }
+
+    pub(super) fn from_datum(datum: Option<pg_sys::Datum>) -> Param {
+        Param(datum)
+    }
+
+    /// A `"char"`.
+    pub fn letter(letter: u8) -> Param {
+        Param(Some(pg_sys::Datum::from(letter as i8)))
     }
 
     pub(super) fn into_datum(self) -> Option<pg_sys::Datum> {

@@ -103,19 +103,19 @@ pub fn job_specs<'s>(session: &'s Session, jobs: Jsonb) -> Result<Rows<'s>, Erro
 }
 
 /// How a claim is made.
+#[derive(Clone, Copy)]
 pub struct Claim<'a> {
     pub batch: i32,
     pub now: Timestamp,
     /// None: the queue's.
     pub lease_ms: Option<i64>,
     pub clock_part: i64,
-    pub random_part: i32,
     pub worker: &'a str,
     pub kinds: Option<&'a [Text]>,
 }
 
 /// Rows of jobq.claimed_job, in no order: see `hand_out`.
-pub fn claim<'s>(session: &'s Session, queue: &Queue, claim: &Claim<'_>) -> Result<Rows<'s>, Error> {
+pub fn claim<'s>(session: &'s Session, queue: &Queue, claim: &Claim<'_>, random_part: i32) -> Result<Rows<'s>, Error> {
     #[cfg(feature = "pg18")]
     statement!(CLAIM, "claim", [Int, Int, Timestamp, BigInt, BigInt, Int, Text, TextArray, BigInt, Text]);
     #[cfg(not(feature = "pg18"))]
@@ -128,7 +128,7 @@ pub fn claim<'s>(session: &'s Session, queue: &Queue, claim: &Claim<'_>) -> Resu
             claim.now.into(),
             claim.lease_ms.unwrap_or(queue.lease_ms).into(),
             claim.clock_part.into(),
-            claim.random_part.into(),
+            random_part.into(),
             claim.worker.into(),
             claim.kinds.into(),
             queue.timeout_ms.into(),

@@ -1,5 +1,6 @@
 //! The only door to SPI: one function per statement of sql/queries. No rules in here.
 
+pub mod direct;
 pub mod enqueue;
 pub mod finish;
 pub mod inspect;

@@ -67,19 +67,26 @@ pub fn by_name(session: &Session, name: &str) -> Result<Queue, Error> {
             paused: rows.boolean(0, 7)?,
         })
     };
-    match queue() {
-        Some(queue) => Ok(queue),
-        None if name == DEFAULT_QUEUE => Ok(Queue {
-            id: 0,
-            name: name.into(),
-            default_priority: 2,
-            max_attempts: 3,
-            lease_ms: 300_000,
-            timeout_ms: 0,
-            max_depth: 0,
-            paused: false,
-        }),
-        None => Err(Error::UnknownQueue { queue: name.into() }),
+    Queue::or_default(queue(), name)
+}
+
+impl Queue {
+    /// What was found by this name, or "default" as it is before anybody alters it.
+    pub fn or_default(found: Option<Queue>, name: &str) -> Result<Queue, Error> {
+        match found {
+            Some(queue) => Ok(queue),
+            None if name == DEFAULT_QUEUE => Ok(Queue {
+                id: 0,
+                name: name.into(),
+                default_priority: 2,
+                max_attempts: 3,
+                lease_ms: 300_000,
+                timeout_ms: 0,
+                max_depth: 0,
+                paused: false,
+            }),
+            None => Err(Error::UnknownQueue { queue: name.into() }),
+        }
     }
 }
 
