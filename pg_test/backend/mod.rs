@@ -130,4 +130,16 @@ mod tests {
         }
         Ok(())
     }
+
+    #[pg_test]
+    fn columns_are_where_they_are_written_to() -> Outcome {
+        use crate::store::direct::{history, job, queue};
+        for (table, columns) in [("_job", job::COLUMNS), ("_history", history::COLUMNS), ("_queue", queue::COLUMNS)] {
+            assert_text(
+                &format!("SELECT string_agg(attname, ' ' ORDER BY attnum) FROM pg_attribute WHERE attrelid = 'jobq.{table}'::regclass AND attnum > 0"),
+                &columns.join(" "),
+            )?;
+        }
+        Ok(())
+    }
 }

@@ -53,6 +53,13 @@ def deadlocks(session: Connection) -> int:
     return scalar(session, "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
 
 
+def set_and_reload(server: Cluster, name: str, value: str) -> None:
+    server.configure({name: value})
+    server.reload()
+    with connect(server) as session:
+        until(lambda: scalar(session, "SELECT current_setting(%s)", [name]) == value, f"{name} = {value}")
+
+
 def all_at_once(server: Cluster, number: int, work: Callable[[Connection, int], Any]) -> list[Any]:
     """`work(session, n)` in so many sessions that start together; the first error of any is raised."""
     sessions = [connect(server) for _ in range(number)]
@@ -145,7 +152,9 @@ WORK_THROUGH = """DO $$ DECLARE c record; done int := 0; BEGIN
 
 @workload("HOT: 100 000 cycles of claim, heartbeat and complete, with autovacuum as it is: over 95 % of the updates")
 def hot(server: Cluster, report: Report) -> None:
-    singles, batched = 60_000, 40_000
+    singles, batched, batch_clients = 50_000, 50_000, 5
+    # The pauses of real commits are what lets others' snapshots move on.
+    set_and_reload(server, "fsync", "on")
     with connect(server) as root:
         make_queue(root, "hot", singles + 1000)
         # The updates that came before are not this workload's.
@@ -155,9 +164,10 @@ def hot(server: Cluster, report: Report) -> None:
         report.note(f"{singles} cycles of single claims by 8 clients: HOT share {share(before, after_singles):.4f}")
         root.execute("SELECT jobq.drop_queue('hot', true)")
         make_queue(root, "hot", batched + 1000)
-        all_at_once(server, 4, lambda session, _: [session.execute(WORK_THROUGH) for _ in range(batched // 4000)])
+        all_at_once(server, batch_clients,
+                    lambda session, _: [session.execute(WORK_THROUGH) for _ in range(batched // batch_clients // 1000)])
         after = updates(root)
-        report.note(f"{batched} cycles of claims of 100 worked through by 4 clients: HOT share {share(after_singles, after):.4f}")
+        report.note(f"{batched} cycles of claims of 100 worked through by {batch_clients} clients: HOT share {share(after_singles, after):.4f}")
         report.note(f"all {singles + batched} cycles: HOT share {share(before, after):.4f} of {after[0] - before[0]} updates")
         root.execute("SELECT jobq.drop_queue('hot', true)")
         make_queue(root, "hot-dense", 10_000)
@@ -168,6 +178,7 @@ def hot(server: Cluster, report: Report) -> None:
         report.note(f"autovacuum of jobq._job so far: {vacuums} times")
         expect(after[0] - before[0] >= 2 * (singles + batched), f"only {after[0] - before[0]} updates were counted")
         expect(share(before, after) > 0.95, f"HOT share {share(before, after):.4f}")
+    set_and_reload(server, "fsync", "off")
 
 
 def all_in_batches(session: Connection, _: int) -> None:
@@ -207,10 +218,8 @@ def pgbench(server: Cluster, script: str, clients: int, transactions: int) -> No
 @workload("rescue: 50 sessions rescue 10 000 zombies at once: each once, no deadlock")
 def rescues(server: Cluster, report: Report) -> None:
     # The maintainer would take some of them.
-    server.configure({"jobq.enabled": "off"})
-    server.reload()
+    set_and_reload(server, "jobq.enabled", "off")
     with connect(server) as root:
-        until(lambda: scalar(root, "SHOW jobq.enabled") == "off", "the reloaded setting")
         make_queue(root, "zombies", 10_000)
         expect_equal(scalar(root, "SELECT count(*) FROM jobq.claim('zombies', 10000, lease_for => '1 s')"), 10_000, "claimed")
         deadlocks_before = deadlocks(root)
@@ -234,8 +243,7 @@ def rescues(server: Cluster, report: Report) -> None:
         expect_equal(deadlocks(root) - deadlocks_before, 0, "deadlocks")
         report.note(f"sessions that rescued something: {sum(n > 0 for n in got)} of 50")
         root.execute("SELECT jobq.drop_queue('zombies', true)")
-    server.configure({"jobq.enabled": "on"})
-    server.reload()
+    set_and_reload(server, "jobq.enabled", "on")
 
 
 # ---- unique keys -------------------------------------------------------------------------------------------------------------------

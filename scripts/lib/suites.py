@@ -59,14 +59,18 @@ def backend(major: int, log: Log) -> Outcome:
 
 
 def regress(major: int, log: Log) -> Outcome:
-    return _compare_outputs(major, log, "regress", "regress/pg_regress", "sql", ".sql")
+    """Twice: as it is, and with a trigger on the job table, which has every call run its statements."""
+    direct = _compare_outputs(major, log, "regress", "regress/pg_regress", "sql", ".sql")
+    statements = _compare_outputs(major, log, "regress", "regress/pg_regress", "sql", ".sql", {"JOBQ_TEST_STATEMENTS": "1"})
+    return direct + statements
 
 
 def isolation(major: int, log: Log) -> Outcome:
     return _compare_outputs(major, log, "isolation", "isolation/pg_isolation_regress", "specs", ".spec")
 
 
-def _compare_outputs(major: int, log: Log, name: str, program: str, folder: str, suffix: str) -> Outcome:
+def _compare_outputs(major: int, log: Log, name: str, program: str, folder: str, suffix: str,
+                     env: dict[str, str] | None = None) -> Outcome:
     names = [path.stem for path in _files(TESTS / name / folder, f"*{suffix}")]
     install = postgres(major)
     output_dir = scratch() / "results" / f"{name}-{major}"
@@ -76,7 +80,7 @@ def _compare_outputs(major: int, log: Log, name: str, program: str, folder: str,
         command = [install.testdir / program, f"--inputdir={TESTS / name}", f"--outputdir={output_dir}",
                    f"--bindir={install.bindir}", f"--host={server.socket_dir}", f"--port={server.port}",
                    f"--user={SUPERUSER}", f"--dbname={name}_test", "--load-extension=jobq", *names]
-        code, output = log.run(command, env=server.env())
+        code, output = log.run(command, env={**server.env(), **(env or {})})
         log.write(server.log_text())
     differences = output_dir / "regression.diffs"
     if differences.exists():

@@ -57,8 +57,18 @@ CREATE TABLE jobq._job (
     kind text NOT NULL,
     payload jsonb NOT NULL,
     CONSTRAINT _job_pkey PRIMARY KEY (id),
-    -- Short on purpose: Postgres reads a CHECK from its text again for every statement that writes, 1.5 us for each comparison.
-    CONSTRAINT _job_state CHECK ((state = 'p') = (worker = '') AND (state = 'r') = (worker <> '') AND attempt <= max_attempts)
+    -- Every statement that writes here reads these from their text again, 1.5 us for each comparison; enqueue, claim, heartbeat and
+    -- complete write without a statement (src/pg/heap.rs).
+    CONSTRAINT _job_state CHECK (
+        CASE state
+            WHEN 'p' THEN worker = '' AND lease_ms = 0 AND lease_expires_at = '-infinity' AND claimed_at = '-infinity'
+                     AND seen_at = '-infinity' AND deadline_at = '-infinity' AND progress = -1 AND note = ''
+                     AND NOT cancel_requested AND NOT bound
+            WHEN 'r' THEN worker <> '' AND lease > 0 AND lease_ms > 0 AND attempt > 0
+                     AND lease_expires_at > '-infinity' AND claimed_at > '-infinity' AND seen_at >= claimed_at
+            ELSE false
+        END),
+    CONSTRAINT _job_attempts CHECK (attempt >= 0 AND attempt <= max_attempts AND crashes >= 0)
 ) WITH (
     fillfactor = 45,
     -- Every job leaves dead rows behind; vacuum by number, not by share, or a long queue is never vacuumed. No cost delay: a

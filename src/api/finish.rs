@@ -12,7 +12,7 @@ use crate::pg::spi::{Param, Session};
 use crate::pg::switch::as_owner;
 use crate::rules::limits::{AHEAD_MAX_MS, BATCH_MAX, ERROR_BYTES, NOTE_CHARS};
 use crate::rules::state::{State, after_failure};
-use crate::store::finish::{Cancelled, Requeue};
+use crate::store::finish::{Cancelled, Requeue, Sign};
 use crate::{settings, store};
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
@@ -225,15 +225,19 @@ fn note(given: Option<&Text>) -> Result<Param, Error> {
 pub fn heartbeat(call: &Call) -> Outcome {
     let id = required(call.uuid(0), "id")?;
     let lease = required(call.bigint(1), "lease")?;
-    let lease_ms = lease_ms(call.interval(2))?;
-    let progress = progress(call.double(3))?;
-    let note = note(call.text(4).as_ref())?;
-    let now = Timestamp::now();
-    let cancel_requested =
-        as_owner(|session| match store::finish::heartbeat(session, id, lease, now, lease_ms, progress, note)? {
+    let sign = Sign {
+        now: Timestamp::now(),
+        lease_ms: lease_ms(call.interval(2))?,
+        progress: progress(call.double(3))?,
+        note: note(call.text(4).as_ref())?,
+    };
+    let cancel_requested = match pg::heap::direct(|access| store::direct::heartbeat(access, id, lease, &sign))?.flatten() {
+        Some(cancel_requested) => cancel_requested,
+        None => as_owner(|session| match store::finish::heartbeat(session, id, lease, &sign)? {
             Some(cancel_requested) => Ok(cancel_requested),
-            None => Err(refusal(session, id, lease, now)?),
-        })?;
+            None => Err(refusal(session, id, lease, sign.now)?),
+        })?,
+    };
     Ok(Answer::Bool(!cancel_requested))
 }
 

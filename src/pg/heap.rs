@@ -439,6 +439,10 @@ impl Row<'_> {
         self.datum(column).map(|datum| datum.value() as i64)
     }
 
+    pub fn timestamp(&self, column: usize) -> Option<Timestamp> {
+        self.bigint(column).map(Timestamp)
+    }
+
     /// A `"char"` column.
     pub fn letter(&self, column: usize) -> Option<u8> {
         self.datum(column).map(|datum| datum.value() as u8)

@@ -2,6 +2,7 @@
 //! with it does, or answers None before it has written anything: then the caller runs the statement.
 
 use super::enqueue::{Claim, NewJob};
+use super::finish::Sign;
 use super::queues::Queue;
 use crate::clock::Timestamp;
 use crate::error::Error;
@@ -208,6 +209,32 @@ fn take(
     Ok(true)
 }
 
+/// heartbeat.sql: whether cancellation was asked for. Inner None when the lease is stale, or somebody is just changing the row.
+pub fn heartbeat(access: &Access, id: Uuid, lease: i64, sign: &Sign) -> Result<Option<Option<bool>>, Error> {
+    let Some(table) = jobs(access) else { return Ok(None) };
+    let Some(mut scan) = table.scan(c"_job_pkey", &[Key::uuid_is(1, id)]) else { return Ok(None) };
+    let Some(row) = scan.next_row().filter(|row| is_held(row, lease)) else { return Ok(Some(None)) };
+    let lease_ms = row.bigint(job::lease_ms).unwrap_or(0);
+    let expires_at = sign.now.plus_ms(sign.lease_ms.unwrap_or(lease_ms));
+    let mut changes = vec![
+        (job::seen_at, row.timestamp(job::seen_at).unwrap_or(NEVER).max(sign.now).into()),
+        (job::lease_ms, sign.lease_ms.unwrap_or(lease_ms).max(lease_ms).into()),
+        (job::lease_expires_at, row.timestamp(job::lease_expires_at).unwrap_or(NEVER).max(expires_at).into()),
+    ];
+    if let Some(progress) = sign.progress {
+        changes.push((job::progress, progress.into()));
+    }
+    if !sign.note.is_null() {
+        changes.push((job::note, sign.note));
+    }
+    let done = table.update_if_free(&row, &changes)?;
+    Ok(Some(done.then(|| row.boolean(job::cancel_requested) == Some(true))))
+}
+
+fn is_held(row: &Row<'_>, lease: i64) -> bool {
+    row.letter(job::state) == Some(b'r') && row.bigint(job::lease) == Some(lease)
+}
+
 /// complete_keep.sql and complete_drop.sql. False when the lease is stale, or somebody is just changing the row.
 pub fn complete(
     access: &Access,
@@ -220,7 +247,7 @@ pub fn complete(
     let (Some(table), Some(queues)) = (jobs(access), queues(access)) else { return Ok(None) };
     let Some(mut scan) = table.scan(c"_job_pkey", &[Key::uuid_is(1, id)]) else { return Ok(None) };
     let Some(row) = scan.next_row() else { return Ok(Some(false)) };
-    if row.letter(job::state) != Some(b'r') || row.bigint(job::lease) != Some(lease) {
+    if !is_held(&row, lease) {
         return Ok(Some(false));
     }
     let queue_id = row.int(job::queue_id).unwrap_or(0);

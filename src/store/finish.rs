@@ -116,18 +116,19 @@ fn exactly_one(count: usize) -> Result<(), Error> {
     if count == 1 { Ok(()) } else { Err(Error::internal("a locked job is gone")) }
 }
 
+/// What a heartbeat says.
+pub struct Sign {
+    pub now: Timestamp,
+    /// None: as long as before.
+    pub lease_ms: Option<i64>,
+    pub progress: Option<f64>,
+    pub note: Param,
+}
+
 /// Whether cancellation was asked for; None when the lease is stale.
-pub fn heartbeat(
-    session: &Session,
-    id: Uuid,
-    lease: i64,
-    now: Timestamp,
-    lease_ms: Option<i64>,
-    progress: Option<f64>,
-    note: Param,
-) -> Result<Option<bool>, Error> {
+pub fn heartbeat(session: &Session, id: Uuid, lease: i64, sign: &Sign) -> Result<Option<bool>, Error> {
     statement!(HEARTBEAT, "heartbeat", [Uuid, BigInt, Timestamp, BigInt, Double, Text]);
-    let params = [id.into(), lease.into(), now.into(), lease_ms.into(), progress.into(), note];
+    let params = [id.into(), lease.into(), sign.now.into(), sign.lease_ms.into(), sign.progress.into(), sign.note];
     Ok(session.run(&HEARTBEAT, &params)?.boolean(0, 1))
 }
 

@@ -1,4 +1,5 @@
-//! The only door to SPI: one function per statement of sql/queries. No rules in here.
+//! The only door to the tables: one function per statement of sql/queries; the most frequent ones row by row in `direct`. No rules in
+//! here.
 
 pub mod direct;
 pub mod enqueue;
