@@ -134,10 +134,17 @@ mod tests {
     #[pg_test]
     fn columns_are_where_they_are_written_to() -> Outcome {
         use crate::store::direct::{history, job, queue};
-        for (table, columns) in [("_job", job::COLUMNS), ("_history", history::COLUMNS), ("_queue", queue::COLUMNS)] {
+        for (table, spec) in [("_job", &job::SPEC), ("_history_00", &history::SPEC), ("_queue", &queue::SPEC)] {
+            let names: Vec<&str> = spec.columns.iter().map(|column| column.name).collect();
             assert_text(
-                &format!("SELECT string_agg(attname, ' ' ORDER BY attnum) FROM pg_attribute WHERE attrelid = 'jobq.{table}'::regclass AND attnum > 0"),
-                &columns.join(" "),
+                &format!(
+                    "SELECT string_agg(attname, ' ' ORDER BY attnum) FROM pg_attribute WHERE attrelid = 'jobq.{table}'::regclass AND attnum > 0"
+                ),
+                &names.join(" "),
+            )?;
+            assert_text(
+                &format!("SELECT count(*)::text FROM pg_constraint WHERE contype = 'c' AND conrelid = 'jobq.{table}'::regclass"),
+                &spec.checks.to_string(),
             )?;
         }
         Ok(())

@@ -76,9 +76,8 @@ pub fn claim(call: &Call) -> Outcome {
     let may_be_lost = may_be_lost(now);
     let clock_part = lease::clock_part(now.0);
     let request = Claim { batch: wanted, now, lease_ms, clock_part, worker: &worker, kinds: kinds.as_deref() };
-    let directly = claim_directly(&names, &request, &sink)?;
-    let (claimed, from_clock) = match directly {
-        Some(done) => done,
+    let (claimed, from_clock) = match store::direct::claim(&names, &request, &sink)? {
+        Some(claimed) => (claimed.count > 0, claimed.from_clock),
         None => as_owner(|session| {
             let queues = names.iter().map(|name| store::queues::by_name(session, name)).collect::<Result<Vec<_>, _>>()?;
             let (mut left, mut from_clock) = (wanted, true);
@@ -101,31 +100,4 @@ pub fn claim(call: &Call) -> Outcome {
         pg::xact::commit_without_waiting_if_still_alone();
     }
     Ok(Answer::Null)
-}
-
-/// Whether anything was claimed, and whether all leases are from the clock.
-fn claim_directly(names: &[String], request: &Claim<'_>, sink: &pg::call::RowSink) -> Result<Option<(bool, bool)>, Error> {
-    pg::heap::direct(|access| {
-        let mut queues = Vec::with_capacity(names.len());
-        for name in names {
-            let Some(queue) = store::direct::queue_by_name(access, name)? else { return Ok(None) };
-            queues.push(queue);
-        }
-        let (mut left, mut from_clock) = (request.batch, true);
-        for queue in queues.iter().filter(|queue| !queue.paused) {
-            let request = Claim { batch: left, ..*request };
-            match store::direct::claim(access, queue, &request, sink)? {
-                Some(claimed) => {
-                    from_clock &= claimed.from_clock;
-                    left = left.saturating_sub(claimed.count);
-                }
-                None if left == request.batch => return Ok(None),
-                None => break,
-            }
-            if left <= 0 {
-                break;
-            }
-        }
-        Ok(Some((left < request.batch, from_clock)))
-    })
 }

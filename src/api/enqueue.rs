@@ -1,6 +1,6 @@
 //! enqueue, enqueue_many, enqueue_jobs.
 
-use super::{fits, label, options, payload, priority, queue_name, required, run_at, scalar_payload, unknown_field, within};
+use super::{fits, label, options, payload, priority, queue_name, required, run_at, unknown_field, within};
 use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::pg;
@@ -11,7 +11,6 @@ use crate::pg::switch::as_owner;
 use crate::rules::limits::{ATTEMPTS_MAX, BATCH_MAX, HEADERS_BYTES, TIMEOUT_MAX_MS, TIMEOUT_MIN_MS, UNIQUE_KEY_BYTES};
 use crate::rules::names::DEFAULT_QUEUE;
 use crate::rules::span::Span;
-use crate::settings;
 use crate::store;
 use crate::store::enqueue::{NewJob, UniqueKey};
 use crate::store::queues::Queue;
@@ -159,7 +158,9 @@ pub fn enqueue(call: &Call) -> Outcome {
     let request = given.check(Timestamp::now(), &["unique_while"])?;
     let document = payload(required(call.jsonb(1), "payload")?, "payload")?;
     let id = Uuid::now_v7();
-    if request.unique.is_none() && enqueue_directly(&request, id, document)?.is_some() {
+    if request.unique.is_none()
+        && store::direct::enqueue(&request.queue, &[(id, document)], |queue| request.row(queue))?.is_some()
+    {
         return Ok(Answer::Uuid(id));
     }
     let (id, _) = as_owner(|session| {
@@ -167,14 +168,6 @@ pub fn enqueue(call: &Call) -> Outcome {
         add(session, &queue, &request, id, document.into())
     })?;
     Ok(Answer::Uuid(id))
-}
-
-/// For a job without a unique_key, in a queue that may grow without end.
-fn enqueue_directly(request: &Request, id: Uuid, document: Jsonb) -> Result<Option<()>, Error> {
-    pg::heap::direct(|access| match store::direct::queue_by_name(access, &request.queue)? {
-        Some(queue) if queue.max_depth == 0 => store::direct::enqueue(access, id, &request.row(&queue), document.into()),
-        _ => Ok(None),
-    })
 }
 
 /// The number of elements of an array argument, at most BATCH_MAX.
@@ -208,27 +201,26 @@ pub fn enqueue_many(call: &Call) -> Outcome {
     let payloads = required(call.jsonb(1), "payloads")?;
     let count = array_len(payloads, "payloads")?;
     let sink = call.rows();
+    let elements: Vec<Jsonb> = (0..count)
+        .filter_map(|n| payloads.element(n))
+        .map(|element| payload(element, "each element of payloads"))
+        .collect::<Result<_, _>>()?;
     let ids: Vec<Uuid> = (0..count).map(|_| Uuid::now_v7()).collect();
-    as_owner(|session| {
-        let queue = store::queues::by_name(session, &request.queue)?;
-        if count == 0 {
-            return Ok(());
-        }
-        let (_, scalars, largest) = store::enqueue::check_payloads(session, payloads)?;
-        if scalars > 0 {
-            return Err(scalar_payload("each element of payloads"));
-        }
-        let limit = settings::max_payload_bytes();
-        if usize::try_from(largest).unwrap_or(0) > limit {
-            let (limit, size) = (format!("{limit} bytes"), format!("{largest} bytes"));
-            return Err(Error::TooLong { argument: "an element of payloads", limit, size });
-        }
-        check_depth(session, &queue, i64::try_from(count).unwrap_or(i64::MAX))?;
-        if store::enqueue::add_many(session, &ids, &request.row(&queue), payloads)? != count {
-            return Err(Error::internal("not every job was added"));
-        }
-        Ok(())
-    })?;
+    let added: Vec<(Uuid, Jsonb)> = ids.iter().copied().zip(elements).collect();
+    let directly = store::direct::enqueue(&request.queue, &added, |queue| request.row(queue))?;
+    if directly.is_none() {
+        as_owner(|session| {
+            let queue = store::queues::by_name(session, &request.queue)?;
+            if count == 0 {
+                return Ok(());
+            }
+            check_depth(session, &queue, i64::try_from(count).unwrap_or(i64::MAX))?;
+            if store::enqueue::add_many(session, &ids, &request.row(&queue), payloads)? != count {
+                return Err(Error::internal("not every job was added"));
+            }
+            Ok(())
+        })?;
+    }
     for id in ids {
         sink.put(&[id.into(), true.into()]);
     }

@@ -12,6 +12,7 @@ use crate::pg::spi::{Param, Session};
 use crate::pg::switch::as_owner;
 use crate::rules::limits::{AHEAD_MAX_MS, BATCH_MAX, ERROR_BYTES, NOTE_CHARS};
 use crate::rules::state::{State, after_failure};
+use crate::store::direct::Finished;
 use crate::store::finish::{Cancelled, Requeue, Sign};
 use crate::{settings, store};
 use std::cell::Cell;
@@ -35,9 +36,7 @@ pub fn complete(call: &Call) -> Outcome {
     let lease = required(call.bigint(1), "lease")?;
     let result = result(call.jsonb(2))?;
     let now = Timestamp::now();
-    if let Some(slot) = known_history_slot(now)
-        && pg::heap::direct(|access| store::direct::complete(access, id, lease, now, result, slot))? == Some(true)
-    {
+    if !complete_directly(&[Finished { id, lease, result }], now)?.is_empty() {
         return Ok(Answer::Text(State::Completed.word().into()));
     }
     as_owner(|session| {
@@ -57,6 +56,12 @@ pub fn complete(call: &Call) -> Outcome {
 }
 
 const COMPLETE_TRIES: usize = 10;
+
+/// The ids that were completed. The others' leases are stale, or it takes a statement to tell.
+fn complete_directly(given: &[Finished], now: Timestamp) -> Result<Vec<Uuid>, Error> {
+    let Some(slot) = known_history_slot(now) else { return Ok(Vec::new()) };
+    Ok(store::direct::complete(given, now, slot)?.unwrap_or_default())
+}
 
 /// Which of the two statements fits depends on the queue; the last job's is tried first, the other one if it finds nothing.
 fn complete_either_way(session: &Session, id: Uuid, lease: i64, now: Timestamp, result: Option<Jsonb>) -> Result<bool, Error> {
@@ -119,14 +124,26 @@ pub fn complete_many(call: &Call) -> Outcome {
         return Ok(Answer::Null);
     }
     let now = Timestamp::now();
-    let done: HashSet<Uuid> = as_owner(|session| {
-        let slot = history_slot(session, now)?;
-        let done: HashSet<Uuid> = store::finish::complete_many(session, &ids, &leases, results, now, slot)?.into_iter().collect();
-        match ids.iter().zip(&leases).find(|(id, _)| !done.contains(*id)) {
-            Some((id, lease)) if !skip => Err(refusal(session, *id, *lease, now)?),
-            _ => Ok(done),
-        }
-    })?;
+    let result = |n| results.and_then(|results| results.element(n)).filter(|result| !result.is_null());
+    let mut given: Vec<Finished> = ids
+        .iter()
+        .zip(&leases)
+        .enumerate()
+        .map(|(n, (id, lease))| Finished { id: *id, lease: *lease, result: result(n) })
+        .collect();
+    // So that two calls with the same jobs in other orders cannot deadlock.
+    given.sort_by_key(|job| job.id);
+    let mut done: HashSet<Uuid> = complete_directly(&given, now)?.into_iter().collect();
+    if done.len() < ids.len() {
+        as_owner(|session| {
+            let slot = history_slot(session, now)?;
+            done.extend(store::finish::complete_many(session, &ids, &leases, results, now, slot)?);
+            match ids.iter().zip(&leases).find(|(id, _)| !done.contains(*id)) {
+                Some((id, lease)) if !skip => Err(refusal(session, *id, *lease, now)?),
+                _ => Ok(()),
+            }
+        })?;
+    }
     for id in ids {
         sink.put(&[id.into(), done.contains(&id).into()]);
     }
@@ -231,7 +248,7 @@ pub fn heartbeat(call: &Call) -> Outcome {
         progress: progress(call.double(3))?,
         note: note(call.text(4).as_ref())?,
     };
-    let cancel_requested = match pg::heap::direct(|access| store::direct::heartbeat(access, id, lease, &sign))?.flatten() {
+    let cancel_requested = match store::direct::heartbeat(id, lease, &sign)?.flatten() {
         Some(cancel_requested) => cancel_requested,
         None => as_owner(|session| match store::finish::heartbeat(session, id, lease, &sign)? {
             Some(cancel_requested) => Ok(cancel_requested),

@@ -95,6 +95,9 @@ pub enum JsonKind {
 const JB_CMASK: u32 = 0x0fff_ffff;
 const JB_FSCALAR: u32 = 0x1000_0000;
 const JB_FARRAY: u32 = 0x4000_0000;
+// Types in a JEntry.
+const JENTRY_TYPEMASK: u32 = 0x7000_0000;
+const JENTRY_ISNULL: u32 = 0x4000_0000;
 
 impl Jsonb {
     /// # Safety
@@ -118,6 +121,26 @@ impl Jsonb {
     /// Elements of the root array, or fields of the root object.
     pub fn element_count(&self) -> usize {
         (self.root() & JB_CMASK) as usize
+    }
+
+    /// An element of a root array, from 0.
+    pub fn element(&self, n: usize) -> Option<Jsonb> {
+        let n = i32::try_from(n).ok()?;
+        // SAFETY: the function takes a jsonb and an integer, and answers a jsonb or NULL.
+        unsafe {
+            pgrx::direct_function_call_as_datum(pg_sys::jsonb_array_element, &[Some(self.datum()), Some(pg_sys::Datum::from(n))])
+                .map(|datum| Jsonb::from_datum(datum))
+        }
+    }
+
+    pub fn is_null(&self) -> bool {
+        // A scalar is an array of one element, whose entry says what it is.
+        self.kind() == JsonKind::Scalar && self.first_entry() & JENTRY_TYPEMASK == JENTRY_ISNULL
+    }
+
+    fn first_entry(&self) -> u32 {
+        // SAFETY: a scalar's root container has one entry after its header.
+        unsafe { pgrx::varlena::vardata_any(self.varlena).cast::<u32>().add(1).read_unaligned() }
     }
 
     pub fn kind(&self) -> JsonKind {

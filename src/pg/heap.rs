@@ -2,87 +2,95 @@
 //!
 //! A statement that touches one row spends most of its time in being started: expressions are compiled, index predicates prepared,
 //! CHECK constraints read from their text. Here the same is done with the server's own row and index functions, in the order in which
-//! the executor calls them: lock and open the table, find the row through an index with a new snapshot, write the row version, write
-//! the index entries unless it is a heap-only tuple.
+//! the executor calls them: lock and open the tables, take a snapshot, find the row through an index, write the row version, write the
+//! index entries unless it is a heap-only tuple.
 //!
-//! It is for ordinary tables in ordinary transactions only. For anything else (a trigger, a rule, an index on an expression, another
-//! table access method, an added column, REPEATABLE READ, a read-only transaction, a standby) there is no `Access` or no `Table`, and
-//! the caller runs its statement instead. CHECK constraints are not evaluated, except in builds with debug assertions: what is
-//! written is of our own making, never a user's row.
+//! It is for tables as sql/schema declares them and for ordinary transactions. For anything else (a trigger, a rule, an index on an
+//! expression, another table access method, another column, REPEATABLE READ, a read-only transaction, a standby) `direct` answers
+//! None, and the caller runs its statement instead. CHECK constraints are not evaluated, except in builds with debug assertions: what
+//! is written is of our own making, never a user's row.
 
 use super::datum::{self, Text};
+use super::shape::{self, IndexSpec, MAX_COLUMNS, Predicate, Shape, TableSpec};
 use super::spi::Param;
 use super::switch::table_oid;
 use crate::clock::Timestamp;
 use crate::error::Error;
 use pgrx::pg_sys;
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::ffi::{CStr, c_int};
 use std::marker::PhantomData;
 use std::ptr::null_mut;
 use std::rc::Rc;
+use std::sync::LazyLock;
 use uuid::Uuid;
 
-const MAX_COLUMNS: usize = 32;
-const LOCK: pg_sys::LOCKMODE = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
-
-/// The right to use tables this way, with a snapshot of now.
-pub struct Access {
-    snapshot: pg_sys::Snapshot,
+/// What a table is opened for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    Read,
+    Insert,
+    Update,
+    Delete,
 }
 
-/// Runs `body` with a new snapshot. None, from here or from `body`, before anything is written: use statements.
-pub fn direct<T>(body: impl FnOnce(&Access) -> Result<Option<T>, Error>) -> Result<Option<T>, Error> {
+impl Use {
+    fn lock(self) -> pg_sys::LOCKMODE {
+        let lock = if self == Use::Read { pg_sys::AccessShareLock } else { pg_sys::RowExclusiveLock };
+        lock as pg_sys::LOCKMODE
+    }
+}
+
+/// Opens the tables, in this order, and runs `body` with a new snapshot. None, from here or from `body` before it has written
+/// anything: use statements.
+pub fn direct<T, const N: usize>(
+    wanted: [(&CStr, &'static TableSpec, Use); N],
+    body: impl FnOnce(&[Table; N]) -> Result<Option<T>, Error>,
+) -> Result<Option<T>, Error> {
+    // SAFETY: reads of this backend's state.
+    let ordinary = unsafe {
+        pg_sys::XactIsoLevel <= pg_sys::XACT_READ_COMMITTED as c_int && !pg_sys::XactReadOnly && !pg_sys::IsInParallelMode()
+    };
+    if !ordinary {
+        return Ok(None);
+    }
+    let mut tables = Vec::with_capacity(N);
+    for (name, spec, how) in wanted {
+        let Some(table) = Table::open(name, spec, how) else { return Ok(None) };
+        tables.push(table);
+    }
+    let Ok(tables) = <[Table; N]>::try_from(tables) else { return Ok(None) };
     // SAFETY: inside a transaction, as every call from SQL is. What is pushed is popped here, or by the abort after an ERROR.
+    // The snapshot comes after the locks: what was waited for is seen. As for a statement in a volatile function, what was written
+    // before is seen, and what follows sees our rows.
     unsafe {
-        if pg_sys::XactIsoLevel > pg_sys::XACT_READ_COMMITTED as c_int || pg_sys::XactReadOnly || pg_sys::IsInParallelMode() {
-            return Ok(None);
-        }
-        // As for a statement in a volatile function: it sees what was written before it, and what follows sees its rows.
         pg_sys::CommandCounterIncrement();
         pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
-        let outcome = body(&Access { snapshot: pg_sys::GetActiveSnapshot() });
+        let outcome = body(&tables);
         pg_sys::PopActiveSnapshot();
         pg_sys::CommandCounterIncrement();
         outcome
     }
 }
 
-impl Access {
-    /// A table of the extension with this number of columns; locked until the transaction ends, as a writing statement does.
-    pub fn table(&self, name: &CStr, columns: usize) -> Option<Table<'_>> {
-        let oid = table_oid(name);
-        if oid == pg_sys::InvalidOid {
-            return None;
-        }
-        // SAFETY: the reference is closed by Table's Drop, or by the abort after an ERROR; null if the table is just being dropped.
-        let relation = unsafe { pg_sys::try_table_open(oid, LOCK) };
-        if relation.is_null() {
-            return None;
-        }
-        let table = Table { relation, shape: shape(oid, relation), access: self };
-        (table.shape.ordinary && table.shape.columns == columns).then_some(table)
-    }
-}
-
-/// An open table.
-pub struct Table<'a> {
+/// An open table, locked until the transaction ends.
+pub struct Table {
     relation: pg_sys::Relation,
+    spec: &'static TableSpec,
     shape: Rc<Shape>,
-    access: &'a Access,
+    how: Use,
 }
 
-impl Drop for Table<'_> {
+impl Drop for Table {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            // SAFETY: opened in Access::table. The lock stays.
+            // SAFETY: opened in Table::open. The lock stays.
             unsafe { pg_sys::table_close(self.relation, pg_sys::NoLock as pg_sys::LOCKMODE) };
         }
     }
 }
 
-/// A condition on the leading columns of an index.
+/// A condition on one of the leading columns of an index.
+#[derive(Clone, Copy)]
 pub struct Key {
     column: pg_sys::AttrNumber,
     strategy: u32,
@@ -97,9 +105,6 @@ impl Key {
     pub fn int_is_above(column: i16, value: i32) -> Key {
         Key { column, strategy: pg_sys::BTGreaterStrategyNumber, procedure: pg_sys::F_INT4GT, value: value.into() }
     }
-    pub fn time_is_at_most(column: i16, value: Timestamp) -> Key {
-        Key { column, strategy: pg_sys::BTLessEqualStrategyNumber, procedure: pg_sys::F_TIMESTAMPTZ_LE, value: value.into() }
-    }
     pub fn uuid_is(column: i16, value: Uuid) -> Key {
         Key { column, strategy: pg_sys::BTEqualStrategyNumber, procedure: pg_sys::F_UUID_EQ, value: value.into() }
     }
@@ -108,75 +113,86 @@ impl Key {
     }
 }
 
-impl Table<'_> {
-    /// Visible rows in the order of an index; None when the index cannot be used now. Rows that come to satisfy the keys later, by
-    /// our own writes too, are not among them.
-    pub fn scan(&self, index: &CStr, keys: &[Key]) -> Option<Scan<'_>> {
-        self.open_index(index, keys, false)
-    }
-
-    /// The integer in a column of the first index entry, whether its row is visible or not. Outer None: the index cannot be used now.
-    pub fn first_entry(&self, index: &CStr, keys: &[Key], column: usize) -> Option<Option<i32>> {
-        Some(self.open_index(index, keys, true)?.first_entry(column))
-    }
-
-    fn open_index(&self, name: &CStr, keys: &[Key], entries: bool) -> Option<Scan<'_>> {
+impl Table {
+    fn open(name: &CStr, spec: &'static TableSpec, how: Use) -> Option<Table> {
         let oid = table_oid(name);
-        if !self.shape.indexes.iter().any(|index| index.oid == oid) {
+        if oid == pg_sys::InvalidOid {
             return None;
         }
-        // SAFETY: an index of this table, which is locked; Scan's Drop closes both, or the abort after an ERROR. The scan keys are
-        // copied by index_rescan; the type and collation are those of the index, the procedures those of its default operator class.
+        // SAFETY: the reference is closed by Drop, or by the abort after an ERROR; null if the table is just being dropped.
         unsafe {
-            let index = pg_sys::index_open(oid, LOCK);
-            if !is_usable(index) {
-                pg_sys::index_close(index, LOCK);
+            let relation = pg_sys::try_table_open(oid, how.lock());
+            if relation.is_null() {
+                return None;
+            }
+            let table = Table { relation, spec, shape: shape::shape(relation, spec), how };
+            if !table.shape.ordinary {
+                return None;
+            }
+            // Raises if a subscriber could not follow, as the executor does.
+            match how {
+                Use::Update => pg_sys::CheckCmdReplicaIdentity(relation, pg_sys::CmdType::CMD_UPDATE),
+                Use::Delete => pg_sys::CheckCmdReplicaIdentity(relation, pg_sys::CmdType::CMD_DELETE),
+                Use::Read | Use::Insert => {}
+            }
+            Some(table)
+        }
+    }
+
+    /// Visible rows in the order of an index; None when the index is not there or cannot be used now. Rows that come to satisfy the
+    /// keys later, by our own writes too, are not among them.
+    pub fn scan(&self, spec: &IndexSpec, keys: &[Key]) -> Option<Scan<'_>> {
+        let oid = table_oid(spec.name);
+        self.shape.indexes.iter().find(|index| index.oid == oid && index.fits(spec, self.spec.columns))?;
+        let lock = self.how.lock();
+        // SAFETY: an index of this table, which is locked; Scan's Drop closes what is opened, or the abort after an ERROR. The active
+        // snapshot is the one that `direct` has pushed.
+        unsafe {
+            let index = pg_sys::index_open(oid, lock);
+            if !shape::is_usable(index) {
+                pg_sys::index_close(index, lock);
                 return None;
             }
             let slot = pg_sys::table_slot_create(self.relation, null_mut());
-            let count = keys.len() as c_int;
+            let (snapshot, count) = (pg_sys::GetActiveSnapshot(), keys.len().min(MAX_KEYS) as c_int);
             #[cfg(feature = "pg18")]
-            let scan = pg_sys::index_beginscan(self.relation, index, self.access.snapshot, null_mut(), count, 0);
+            let scan = pg_sys::index_beginscan(self.relation, index, snapshot, null_mut(), count, 0);
             #[cfg(not(feature = "pg18"))]
-            let scan = pg_sys::index_beginscan(self.relation, index, self.access.snapshot, count, 0);
-            (*scan).xs_want_itup = entries;
-            let mut scan_keys = [pg_sys::ScanKeyData::default(); 4];
-            for (scan_key, key) in scan_keys.iter_mut().zip(keys) {
-                let collation = *(*index).rd_indcollation.offset(isize::from(key.column).saturating_sub(1));
-                pg_sys::ScanKeyEntryInitialize(
-                    scan_key,
-                    0,
-                    key.column,
-                    key.strategy as _,
-                    pg_sys::InvalidOid,
-                    collation,
-                    key.procedure.into(),
-                    key.value.datum(),
-                );
-            }
-            pg_sys::index_rescan(scan, scan_keys.as_mut_ptr(), count, null_mut(), 0);
-            Some(Scan { scan, index, slot, table: PhantomData, descriptor: (*self.relation).rd_att })
+            let scan = pg_sys::index_beginscan(self.relation, index, snapshot, count, 0);
+            let mut opened = Scan { scan, index, slot, lock, table: PhantomData, descriptor: self.descriptor() };
+            opened.restart(keys);
+            Some(opened)
         }
     }
 
-    /// Adds a row; one value per column.
-    pub fn insert(&self, values: &[Param]) -> Result<(), Error> {
+    fn form(&self, values: &[Param]) -> Result<(Values, pg_sys::HeapTuple), Error> {
         let mut row = Values::default();
         for (n, value) in values.iter().enumerate() {
             row.set(n, *value)?;
         }
-        if values.len() != self.shape.columns {
+        if values.len() != self.spec.columns.len() {
             return Err(Error::internal("a row has the wrong number of values"));
         }
-        let tuple = row.form((*self).descriptor());
+        let tuple = row.form(self.descriptor());
         self.check_constraints(tuple);
+        Ok((row, tuple))
+    }
+
+    /// Adds a row; one value per column.
+    pub fn insert(&self, values: &[Param]) -> Result<(), Error> {
+        let (row, tuple) = self.form(values)?;
         // SAFETY: the tuple was formed for this table, which is locked and open; heap_insert sets its place.
         unsafe {
             pg_sys::heap_insert(self.relation, tuple, pg_sys::GetCurrentCommandId(true), 0, null_mut());
-            self.add_index_entries(&mut row, (*tuple).t_self);
+            self.add_index_entries(&mut [(row, (*tuple).t_self)]);
             pg_sys::heap_freetuple(tuple);
         }
         Ok(())
+    }
+
+    /// Rows to be added together, with one WAL record a page.
+    pub fn batch(&self) -> Batch<'_> {
+        Batch { table: self, slots: Vec::new() }
     }
 
     /// Writes a new version of a row; false when somebody else has changed or locked the row since the snapshot. Waits for nobody.
@@ -189,36 +205,47 @@ impl Table<'_> {
         self.check_constraints(tuple);
         // SAFETY: as for insert; the place is that of a row version seen by a scan of this table that still pins its page.
         unsafe {
-            let mut result = self.heap_update(row.place, tuple, false);
-            // A lock of our own, taken earlier in this transaction: there is nobody to wait for.
-            if let Err(holder) = result
-                && pg_sys::TransactionIdIsCurrentTransactionId(holder)
-            {
-                result = self.heap_update(row.place, tuple, true);
-            }
-            if result.is_ok() && u32::from((*(*tuple).t_data).t_infomask2) & pg_sys::HEAP_ONLY_TUPLE == 0 {
-                self.add_index_entries(&mut values, (*tuple).t_self);
+            let done = self.heap_update_if_free(row.place, tuple);
+            if done && u32::from((*(*tuple).t_data).t_infomask2) & pg_sys::HEAP_ONLY_TUPLE == 0 {
+                self.add_index_entries(&mut [(values, (*tuple).t_self)]);
             }
             pg_sys::heap_freetuple(tuple);
-            Ok(result.is_ok())
+            Ok(done)
         }
     }
 
-    /// Err: the transaction that changed or locked the row.
+    /// Without waiting heap_update does what is wanted, and saves the WAL record of a lock, but Postgres itself never calls it so and
+    /// a server with assertions stops there. A row that looks taken may be locked by this very transaction: the lock tells.
     ///
     /// # Safety
     /// The tuple fits the table, and a row version is or was at this place.
+    unsafe fn heap_update_if_free(&self, place: pg_sys::ItemPointerData, tuple: pg_sys::HeapTuple) -> bool {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if !*SERVER_HAS_ASSERTIONS {
+                match self.heap_update(place, tuple, false) {
+                    pg_sys::TM_Result::TM_Ok => return true,
+                    pg_sys::TM_Result::TM_BeingModified => {}
+                    _ => return false,
+                }
+            }
+            self.lock_if_free(place) && self.heap_update(place, tuple, true) == pg_sys::TM_Result::TM_Ok
+        }
+    }
+
+    /// # Safety
+    /// As for heap_update_if_free.
     unsafe fn heap_update(
         &self,
         mut place: pg_sys::ItemPointerData,
         tuple: pg_sys::HeapTuple,
         wait: bool,
-    ) -> Result<(), pg_sys::TransactionId> {
+    ) -> pg_sys::TM_Result::Type {
         let (mut failure, mut lock_mode) = (pg_sys::TM_FailureData::default(), 0);
         #[cfg(not(feature = "pg15"))]
         let mut summarizing = pg_sys::TU_UpdateIndexes::TU_None;
         // SAFETY: the table is open and locked; the rest is the caller's promise.
-        let result = unsafe {
+        unsafe {
             pg_sys::heap_update(
                 self.relation,
                 &mut place,
@@ -231,8 +258,31 @@ impl Table<'_> {
                 #[cfg(not(feature = "pg15"))]
                 &mut summarizing,
             )
-        };
-        if result == pg_sys::TM_Result::TM_Ok { Ok(()) } else { Err(failure.xmax) }
+        }
+    }
+
+    /// FOR UPDATE SKIP LOCKED.
+    ///
+    /// # Safety
+    /// A row version is or was at this place.
+    unsafe fn lock_if_free(&self, place: pg_sys::ItemPointerData) -> bool {
+        let mut row = pg_sys::HeapTupleData { t_self: place, ..Default::default() };
+        let (mut failure, mut buffer) = (pg_sys::TM_FailureData::default(), 0);
+        // SAFETY: the table is open and locked; the page that heap_lock_tuple pins is let go at once.
+        unsafe {
+            let result = pg_sys::heap_lock_tuple(
+                self.relation,
+                &mut row,
+                pg_sys::GetCurrentCommandId(true),
+                pg_sys::LockTupleMode::LockTupleExclusive,
+                pg_sys::LockWaitPolicy::LockWaitSkip,
+                false,
+                &mut buffer,
+                &mut failure,
+            );
+            pg_sys::ReleaseBuffer(buffer);
+            result == pg_sys::TM_Result::TM_Ok
+        }
     }
 
     /// Deletes a row; false when somebody else has changed it since the snapshot. Waits for a transaction that is changing it.
@@ -259,37 +309,37 @@ impl Table<'_> {
     }
 
     /// # Safety
-    /// `values` are those of the row version of this table at `place`, written by this command.
-    unsafe fn add_index_entries(&self, values: &mut Values, mut place: pg_sys::ItemPointerData) {
+    /// The values are those of the row versions of this table at these places, written by this command.
+    unsafe fn add_index_entries(&self, rows: &mut [(Values, pg_sys::ItemPointerData)]) {
         for shape in &self.shape.indexes {
-            if !shape.predicate.holds(values) {
-                continue;
-            }
-            let mut keys = Values::default();
-            for (n, column) in shape.columns.iter().enumerate() {
-                keys.copy(n, values, usize::from(*column).saturating_sub(1));
-            }
             // SAFETY: an index of this table. B-trees, and there are no others here, take nothing from the IndexInfo.
             unsafe {
-                let index = pg_sys::index_open(shape.oid, LOCK);
+                let index = pg_sys::index_open(shape.oid, self.how.lock());
                 if (*(*index).rd_index).indisready {
                     let mut info = pg_sys::IndexInfo { type_: pg_sys::NodeTag::T_IndexInfo, ..Default::default() };
-                    pg_sys::index_insert(
-                        index,
-                        keys.datums.as_mut_ptr(),
-                        keys.nulls.as_mut_ptr(),
-                        &mut place,
-                        self.relation,
-                        if shape.unique {
-                            pg_sys::IndexUniqueCheck::UNIQUE_CHECK_YES
-                        } else {
-                            pg_sys::IndexUniqueCheck::UNIQUE_CHECK_NO
-                        },
-                        false,
-                        &mut info,
-                    );
+                    let check = if shape.unique {
+                        pg_sys::IndexUniqueCheck::UNIQUE_CHECK_YES
+                    } else {
+                        pg_sys::IndexUniqueCheck::UNIQUE_CHECK_NO
+                    };
+                    for (values, place) in rows.iter_mut().filter(|(values, _)| values.satisfy(shape.predicate)) {
+                        let mut keys = Values::default();
+                        for (n, column) in shape.columns.iter().enumerate() {
+                            keys.copy(n, values, column.saturating_sub(1));
+                        }
+                        pg_sys::index_insert(
+                            index,
+                            keys.datums.as_mut_ptr(),
+                            keys.nulls.as_mut_ptr(),
+                            place,
+                            self.relation,
+                            check,
+                            false,
+                            &mut info,
+                        );
+                    }
                 }
-                pg_sys::index_close(index, LOCK);
+                pg_sys::index_close(index, self.how.lock());
             }
         }
     }
@@ -309,6 +359,59 @@ impl Table<'_> {
             pg_sys::ExecConstraints(&mut relation, slot, state);
             pg_sys::ExecDropSingleTupleTableSlot(slot);
             pg_sys::FreeExecutorState(state);
+        }
+    }
+}
+
+/// Rows of one table, gathered to be added together. Those that were not flushed are dropped.
+pub struct Batch<'t> {
+    table: &'t Table,
+    slots: Vec<*mut pg_sys::TupleTableSlot>,
+}
+
+impl Batch<'_> {
+    /// As COPY: more rows than this are written at once.
+    const ROWS: usize = 1_000;
+
+    /// The values are copied.
+    pub fn add(&mut self, values: &[Param]) -> Result<(), Error> {
+        let (_, tuple) = self.table.form(values)?;
+        // SAFETY: a slot for tuples of this table, which takes the tuple over.
+        unsafe {
+            let slot = pg_sys::MakeSingleTupleTableSlot(self.table.descriptor(), &raw const pg_sys::TTSOpsHeapTuple);
+            pg_sys::ExecStoreHeapTuple(tuple, slot, true);
+            self.slots.push(slot);
+        }
+        if self.slots.len() >= Self::ROWS {
+            self.flush();
+        }
+        Ok(())
+    }
+
+    /// Writes what was gathered.
+    pub fn flush(&mut self) {
+        if self.slots.is_empty() {
+            return;
+        }
+        // SAFETY: as for insert; heap_multi_insert sets each slot's place. The tuples stay with their slots until these are dropped.
+        unsafe {
+            let (relation, descriptor) = (self.table.relation, self.table.descriptor());
+            let count = self.slots.len() as c_int;
+            let command = pg_sys::GetCurrentCommandId(true);
+            // Toasted copies of rows are left behind.
+            RowMemory::within_current()
+                .hold(|| pg_sys::heap_multi_insert(relation, self.slots.as_mut_ptr(), count, command, 0, null_mut()));
+            let mut rows: Vec<(Values, pg_sys::ItemPointerData)> = Vec::with_capacity(self.slots.len());
+            for slot in &self.slots {
+                let tuple = pg_sys::ExecFetchSlotHeapTuple(*slot, false, null_mut());
+                let mut values = Values::default();
+                pg_sys::heap_deform_tuple(tuple, descriptor, values.datums.as_mut_ptr(), values.nulls.as_mut_ptr());
+                rows.push((values, (**slot).tts_tid));
+            }
+            self.table.add_index_entries(&mut rows);
+            for slot in self.slots.drain(..) {
+                pg_sys::ExecDropSingleTupleTableSlot(slot);
+            }
         }
     }
 }
@@ -349,8 +452,17 @@ impl Values {
         _ = self.set(column, value);
     }
 
+    fn satisfy(&self, predicate: Predicate) -> bool {
+        match predicate {
+            Predicate::None => true,
+            Predicate::True(column) => self.get(column.saturating_sub(1)).is_some_and(|datum| datum.value() & 0xff != 0),
+            Predicate::Null(column) => self.get(column.saturating_sub(1)).is_none(),
+            Predicate::NotNull(column) => self.get(column.saturating_sub(1)).is_some(),
+        }
+    }
+
     fn form(&mut self, descriptor: pg_sys::TupleDesc) -> pg_sys::HeapTuple {
-        // SAFETY: both arrays have at least as many entries as the descriptor has columns (Table::open), of the columns' types.
+        // SAFETY: both arrays have at least as many entries as the descriptor has columns (the spec), of the columns' types.
         unsafe { pg_sys::heap_form_tuple(descriptor, self.datums.as_mut_ptr(), self.nulls.as_mut_ptr()) }
     }
 }
@@ -360,11 +472,37 @@ pub struct Scan<'t> {
     scan: pg_sys::IndexScanDesc,
     index: pg_sys::Relation,
     slot: *mut pg_sys::TupleTableSlot,
+    lock: pg_sys::LOCKMODE,
     descriptor: pg_sys::TupleDesc,
     table: PhantomData<&'t ()>,
 }
 
 impl Scan<'_> {
+    /// Begins again, with other keys, but as many.
+    pub fn restart(&mut self, keys: &[Key]) {
+        // SAFETY: the scan is open.
+        debug_assert_eq!(keys.len() as c_int, unsafe { (*self.scan).numberOfKeys });
+        // SAFETY: the scan and its index are open. The scan keys are copied by index_rescan; their collations are those of the
+        // index, their procedures those of its default operator class.
+        unsafe {
+            let mut scan_keys = [pg_sys::ScanKeyData::default(); MAX_KEYS];
+            for (scan_key, key) in scan_keys.iter_mut().zip(keys) {
+                let collation = *(*self.index).rd_indcollation.offset(isize::from(key.column).saturating_sub(1));
+                pg_sys::ScanKeyEntryInitialize(
+                    scan_key,
+                    0,
+                    key.column,
+                    key.strategy as _,
+                    pg_sys::InvalidOid,
+                    collation,
+                    key.procedure.into(),
+                    key.value.datum(),
+                );
+            }
+            pg_sys::index_rescan(self.scan, scan_keys.as_mut_ptr(), keys.len().min(MAX_KEYS) as c_int, null_mut(), 0);
+        }
+    }
+
     /// The next row; it lives until the one after it is asked for.
     pub fn next_row(&mut self) -> Option<Row<'_>> {
         // SAFETY: the scan is open; a fetched tuple lies in a page that the slot pins, and fits the table's descriptor.
@@ -378,23 +516,6 @@ impl Scan<'_> {
             Some(Row { values, place: (*tuple).t_self, scan: PhantomData })
         }
     }
-
-    fn first_entry(&mut self, column: usize) -> Option<i32> {
-        let mut values = Values::default();
-        // SAFETY: opened with xs_want_itup, so that the entry is there when a place was found; fewer columns than MAX_COLUMNS.
-        unsafe {
-            if pg_sys::index_getnext_tid(self.scan, pg_sys::ScanDirection::ForwardScanDirection).is_null() {
-                return None;
-            }
-            pg_sys::index_deform_tuple(
-                (*self.scan).xs_itup,
-                (*self.scan).xs_itupdesc,
-                values.datums.as_mut_ptr(),
-                values.nulls.as_mut_ptr(),
-            );
-        }
-        values.get(column.saturating_sub(1)).map(|datum| datum.value() as i32)
-    }
 }
 
 impl Drop for Scan<'_> {
@@ -404,7 +525,7 @@ impl Drop for Scan<'_> {
             unsafe {
                 pg_sys::index_endscan(self.scan);
                 pg_sys::ExecDropSingleTupleTableSlot(self.slot);
-                pg_sys::index_close(self.index, LOCK);
+                pg_sys::index_close(self.index, self.lock);
             }
         }
     }
@@ -473,176 +594,48 @@ impl Row<'_> {
     }
 }
 
-/// What of a table and its indexes stays the same until Postgres says otherwise.
-struct Shape {
-    ordinary: bool,
-    columns: usize,
-    indexes: Vec<IndexShape>,
-}
+/// Memory for what is made of one row, emptied before the next.
+pub struct RowMemory(pg_sys::MemoryContext);
 
-struct IndexShape {
-    oid: pg_sys::Oid,
-    /// Of the table, from 1.
-    columns: Vec<u16>,
-    unique: bool,
-    predicate: Predicate,
-}
+impl RowMemory {
+    pub fn within_current() -> RowMemory {
+        // SAFETY: a child of the current context, which is gone with it at the latest. The sizes are ALLOCSET_SMALL_SIZES.
+        RowMemory(unsafe {
+            pg_sys::AllocSetContextCreateInternal(pg_sys::CurrentMemoryContext, c"jobq row".as_ptr(), 0, 1024, 8 * 1024)
+        })
+    }
 
-enum Predicate {
-    None,
-    True(usize),
-    Null(usize),
-    NotNull(usize),
-}
-
-impl Predicate {
-    fn holds(&self, values: &Values) -> bool {
-        match self {
-            Predicate::None => true,
-            Predicate::True(column) => values.get(column.saturating_sub(1)).is_some_and(|datum| datum.value() & 0xff != 0),
-            Predicate::Null(column) => values.get(column.saturating_sub(1)).is_none(),
-            Predicate::NotNull(column) => values.get(column.saturating_sub(1)).is_some(),
+    /// Runs `body` with the memory of the time before emptied.
+    pub fn hold<T>(&self, body: impl FnOnce() -> T) -> T {
+        // SAFETY: after an ERROR the catcher's context is set again.
+        unsafe {
+            pg_sys::MemoryContextReset(self.0);
+            let before = pg_sys::CurrentMemoryContext;
+            pg_sys::CurrentMemoryContext = self.0;
+            let outcome = body();
+            pg_sys::CurrentMemoryContext = before;
+            outcome
         }
     }
 }
 
-/// Counts the invalidations this process has heard of. A shape is as old as the count it was read at.
-static CHANGES: Changes = Changes(Cell::new(0));
-struct Changes(Cell<u64>);
-// SAFETY: a backend runs on one thread.
-unsafe impl Sync for Changes {}
-
-/// Called by Postgres at any time: neither allocates nor raises.
-unsafe extern "C-unwind" fn changed(_: pg_sys::Datum, _: pg_sys::Oid) {
-    CHANGES.0.set(CHANGES.0.get().wrapping_add(1));
-}
-
-/// The shape of an open table, read again after any table of this session's cache has changed.
-fn shape(oid: pg_sys::Oid, relation: pg_sys::Relation) -> Rc<Shape> {
-    thread_local! {
-        static KNOWN: RefCell<HashMap<pg_sys::Oid, (u64, Rc<Shape>)>> = RefCell::new(HashMap::new());
-    }
-    if CHANGES.0.get() == 0 {
-        CHANGES.0.set(1);
-        // SAFETY: once per process; the callback lives as long as the process.
-        unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(changed), pg_sys::Datum::from(0)) };
-    }
-    // Counted before it is read: what changes meanwhile makes it old.
-    let count = CHANGES.0.get();
-    if let Some(shape) = KNOWN.with_borrow(|known| known.get(&oid).filter(|known| known.0 == count).map(|known| known.1.clone()))
-    {
-        return shape;
-    }
-    // SAFETY: the relation is open and locked.
-    let shape = Rc::new(unsafe { read_shape(relation) });
-    KNOWN.with_borrow_mut(|known| known.insert(oid, (count, shape.clone())));
-    shape
-}
-
-/// # Safety
-/// The relation is open and locked.
-unsafe fn read_shape(relation: pg_sys::Relation) -> Shape {
-    // SAFETY: reads of the open relation's descriptor.
-    let (mut ordinary, columns) = unsafe {
-        let (class, descriptor) = (&*(*relation).rd_rel, &*(*relation).rd_att);
-        let columns = usize::try_from(descriptor.natts).unwrap_or(0);
-        let generated = descriptor.constr.as_ref().is_some_and(|constraints| constraints.has_generated_stored);
-        let dropped = pgrx::PgRelation::from_pg(relation).tuple_desc().iter().any(|column| column.attisdropped);
-        let ordinary = class.relkind == pg_sys::RELKIND_RELATION as std::ffi::c_char
-            && std::ptr::eq((*relation).rd_tableam, pg_sys::GetHeapamTableAmRoutine())
-            && (*relation).trigdesc.is_null()
-            && (*relation).rd_rules.is_null()
-            && !class.relrowsecurity
-            && !generated
-            && !dropped
-            && columns <= MAX_COLUMNS;
-        (ordinary, columns)
-    };
-    let mut indexes = Vec::new();
-    // SAFETY: the list is ours to free; its indexes exist as long as the table is locked.
-    unsafe {
-        let list = pg_sys::RelationGetIndexList(relation);
-        for n in 0..list.as_ref().map_or(0, |list| list.length) {
-            let oid = (*(*list).elements.offset(n as isize)).oid_value;
-            let index = pg_sys::index_open(oid, LOCK);
-            match read_index(oid, index) {
-                Some(shape) => indexes.push(shape),
-                None => ordinary = false,
-            }
-            pg_sys::index_close(index, LOCK);
-        }
-        pg_sys::list_free(list);
-    }
-    Shape { ordinary, columns, indexes }
-}
-
-/// None for an index of a sort that is not written here.
-///
-/// # Safety
-/// The index is open and locked.
-unsafe fn read_index(oid: pg_sys::Oid, index: pg_sys::Relation) -> Option<IndexShape> {
-    // SAFETY: reads of the open index's descriptor; indkey has indnatts entries.
-    unsafe {
-        let row = &*(*index).rd_index;
-        if (*(*index).rd_rel).relam != pg_sys::BTREE_AM_OID
-            || row.indisexclusion
-            || !row.indimmediate
-            || !pg_sys::RelationGetIndexExpressions(index).is_null()
-        {
-            return None;
-        }
-        let columns = row.indkey.values.as_slice(usize::try_from(row.indnatts).ok()?);
-        let columns: Option<Vec<u16>> = columns.iter().map(|column| u16::try_from(*column).ok().filter(|n| *n > 0)).collect();
-        Some(IndexShape { oid, columns: columns?, unique: row.indisunique, predicate: read_predicate(index)? })
-    }
-}
-
-/// # Safety
-/// The index is open and locked.
-unsafe fn read_predicate(index: pg_sys::Relation) -> Option<Predicate> {
-    // SAFETY: a list of expression nodes whose tags say what they are.
-    unsafe {
-        let Some(predicate) = pg_sys::RelationGetIndexPredicate(index).as_ref() else { return Some(Predicate::None) };
-        let node: *mut pg_sys::Node = (predicate.length == 1).then(|| (*predicate.elements).ptr_value.cast())?;
-        match (*node).type_ {
-            pg_sys::NodeTag::T_Var => Some(Predicate::True(column_of(node)?)),
-            pg_sys::NodeTag::T_NullTest => {
-                let test = &*node.cast::<pg_sys::NullTest>();
-                let column = column_of(test.arg.cast())?;
-                match test.nulltesttype {
-                    _ if test.argisrow => None,
-                    pg_sys::NullTestType::IS_NULL => Some(Predicate::Null(column)),
-                    _ => Some(Predicate::NotNull(column)),
-                }
-            }
-            _ => None,
+impl Drop for RowMemory {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: made in `within_current`, and not the current context.
+            unsafe { pg_sys::MemoryContextDelete(self.0) };
         }
     }
 }
 
-/// # Safety
-/// A valid expression node.
-unsafe fn column_of(node: *mut pg_sys::Node) -> Option<usize> {
-    // SAFETY: the tag says what the node is.
-    unsafe {
-        let is_column = (*node).type_ == pg_sys::NodeTag::T_Var;
-        is_column.then(|| usize::try_from((*node.cast::<pg_sys::Var>()).varattno).ok()).flatten().filter(|column| *column > 0)
-    }
-}
+/// Keys a scan may have.
+const MAX_KEYS: usize = 4;
 
-/// Is the index complete, and not newer than this transaction's view? (The planner asks the same.)
-///
-/// # Safety
-/// The index is open.
-unsafe fn is_usable(index: pg_sys::Relation) -> bool {
-    // SAFETY: reads of the open index's descriptor; rd_indextuple is its row of pg_index.
+/// Was the server built with --enable-cassert?
+static SERVER_HAS_ASSERTIONS: LazyLock<bool> = LazyLock::new(|| {
+    // SAFETY: a preset setting; the string is read at once.
     unsafe {
-        let row = &*(*index).rd_index;
-        if !row.indisvalid || !row.indcheckxmin {
-            return row.indisvalid;
-        }
-        let header = &*(*(*index).rd_indextuple).t_data;
-        let frozen = u32::from(header.t_infomask) & pg_sys::HEAP_XMIN_FROZEN == pg_sys::HEAP_XMIN_FROZEN;
-        frozen || pg_sys::TransactionIdPrecedes(header.t_choice.t_heap.t_xmin, pg_sys::TransactionXmin)
+        let value = pg_sys::GetConfigOption(c"debug_assertions".as_ptr(), true, false);
+        !value.is_null() && CStr::from_ptr(value) == c"on"
     }
-}
+});

@@ -6,6 +6,7 @@ pub mod grant;
 pub mod heap;
 pub mod process;
 pub mod server;
+pub mod shape;
 pub mod shmem;
 pub mod spi;
 pub mod switch;

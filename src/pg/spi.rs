@@ -16,6 +16,9 @@ use uuid::Uuid;
 #[derive(Clone, Copy)]
 pub enum Type {
     Bool,
+    /// `"char"`
+    Letter,
+    SmallInt,
     Int,
     BigInt,
     Double,
@@ -30,9 +33,11 @@ pub enum Type {
 }
 
 impl Type {
-    fn oid(self) -> pg_sys::Oid {
+    pub(super) fn oid(self) -> pg_sys::Oid {
         match self {
             Type::Bool => pg_sys::BOOLOID,
+            Type::Letter => pg_sys::CHAROID,
+            Type::SmallInt => pg_sys::INT2OID,
             Type::Int => pg_sys::INT4OID,
             Type::BigInt => pg_sys::INT8OID,
             Type::Double => pg_sys::FLOAT8OID,

@@ -9,48 +9,76 @@ use crate::error::Error;
 use crate::pg;
 use crate::pg::call::RowSink;
 use crate::pg::datum::{Jsonb, Text};
-use crate::pg::heap::{Access, Key, Row, Table};
+use crate::pg::heap::{Key, Row, RowMemory, Scan, Table, Use, direct};
+use crate::pg::shape::{IndexSpec, Predicate, TableSpec};
 use crate::pg::spi::Param;
 use crate::rules::lease;
-use std::ffi::CString;
+use std::collections::HashMap;
+use std::ffi::{CStr, CString};
 use uuid::Uuid;
 
-/// Numbers the columns of a table, from 1, in the order of sql/schema.
-macro_rules! columns {
-    ($table:ident: $($column:ident)*) => {
+/// Declares a table as sql/schema does: its columns in order, with their types, and the number of its CHECK constraints. Gives the
+/// number of each column, from 1.
+macro_rules! table {
+    ($table:ident, checks: $checks:literal, parent: $parent:expr, $($column:ident $kind:ident $($null:ident)?,)*) => {
         #[allow(non_upper_case_globals, dead_code)]
         pub mod $table {
+            use $crate::pg::shape::{Column, TableSpec};
+            use $crate::pg::spi::Type;
             #[allow(non_camel_case_types)]
             enum Place { none, $($column),* }
             $(pub const $column: usize = Place::$column as usize;)*
-            pub const COLUMNS: &[&str] = &[$(stringify!($column)),*];
             const _: Place = Place::none;
+            pub const COLUMNS: usize = [$(stringify!($column)),*].len();
+            pub static SPEC: TableSpec = TableSpec {
+                columns: &[$(Column { name: stringify!($column), kind: Type::$kind, nullable: table!(@ $($null)?) }),*],
+                checks: $checks,
+                parent: $parent,
+            };
         }
     };
+    (@ null) => { true };
+    (@) => { false };
 }
 
-columns!(queue: id name default_priority max_attempts lease_ms timeout_ms backoff max_crashes retention_ms keep_completed max_depth
-    paused created_at dropped_at drop_seen_at);
-columns!(job: id enqueued_at run_at timeout_ms queue_id priority max_attempts scheduled unique_pending state bound cancel_requested
-    attempt crashes progress lease lease_ms claimed_at seen_at lease_expires_at deadline_at note worker unique_key spent_key headers
-    errors kind payload);
-columns!(history: id slot state queue_id priority attempt max_attempts crashes timeout_ms enqueued_at run_at claimed_at finished_at
-    lease progress unique_pending note worker kind unique_key headers errors result payload);
+table!(queue, checks: 1, parent: None,
+    id Int, name Text, default_priority Int, max_attempts Int, lease_ms BigInt, timeout_ms BigInt, backoff Jsonb null,
+    max_crashes Int, retention_ms BigInt, keep_completed Bool, max_depth BigInt, paused Bool, created_at Timestamp,
+    dropped_at Timestamp null, drop_seen_at Timestamp null,
+);
+table!(job, checks: 2, parent: None,
+    id Uuid, enqueued_at Timestamp, run_at Timestamp, timeout_ms BigInt, queue_id Int, priority Int, max_attempts Int, scheduled Bool,
+    unique_pending Bool, state Letter, bound Bool, cancel_requested Bool, attempt Int, crashes Int, progress Double, lease BigInt,
+    lease_ms BigInt, claimed_at Timestamp, seen_at Timestamp, lease_expires_at Timestamp, deadline_at Timestamp, note Text,
+    worker Text, unique_key Text null, spent_key Text null, headers Jsonb null, errors Jsonb null, kind Text, payload Jsonb,
+);
+table!(history, checks: 1, parent: Some(c"_history"),
+    id Uuid, slot SmallInt, state Letter, queue_id Int, priority Int, attempt Int, max_attempts Int, crashes Int, timeout_ms BigInt,
+    enqueued_at Timestamp, run_at Timestamp, claimed_at Timestamp, finished_at Timestamp, lease BigInt, progress Double,
+    unique_pending Bool, note Text, worker Text, kind Text, unique_key Text null, headers Jsonb null, errors Jsonb null,
+    result Jsonb null, payload Jsonb,
+);
+
+const QUEUE_KEY: IndexSpec = IndexSpec { name: c"_queue_pkey", columns: &[queue::id], predicate: Predicate::None };
+const QUEUE_NAME: IndexSpec =
+    IndexSpec { name: c"_queue_name", columns: &[queue::name], predicate: Predicate::Null(queue::dropped_at) };
+const JOB_KEY: IndexSpec = IndexSpec { name: c"_job_pkey", columns: &[job::id], predicate: Predicate::None };
+const READY: IndexSpec =
+    IndexSpec { name: c"_job_ready", columns: &[job::queue_id, job::priority, job::run_at, job::id], predicate: Predicate::None };
 
 const NEVER: Timestamp = Timestamp(i64::MIN);
 
-fn jobs(access: &Access) -> Option<Table<'_>> {
-    access.table(c"_job", job::COLUMNS.len())
+fn queues(how: Use) -> (&'static CStr, &'static TableSpec, Use) {
+    (c"_queue", &queue::SPEC, how)
 }
 
-fn queues(access: &Access) -> Option<Table<'_>> {
-    access.table(c"_queue", queue::COLUMNS.len())
+fn jobs(how: Use) -> (&'static CStr, &'static TableSpec, Use) {
+    (c"_job", &job::SPEC, how)
 }
 
 /// queue_by_name.sql. 42704 when there is none.
-pub fn queue_by_name(access: &Access, name: &str) -> Result<Option<Queue>, Error> {
-    let Some(table) = queues(access) else { return Ok(None) };
-    let Some(mut scan) = table.scan(c"_queue_name", &[Key::text_is(1, name)]) else { return Ok(None) };
+fn queue_by_name(queues: &Table, name: &str) -> Result<Option<Queue>, Error> {
+    let Some(mut scan) = queues.scan(&QUEUE_NAME, &[Key::text_is(1, name)]) else { return Ok(None) };
     let found = scan.next_row().and_then(|row| {
         Some(Queue {
             id: row.int(queue::id)?,
@@ -66,16 +94,43 @@ pub fn queue_by_name(access: &Access, name: &str) -> Result<Option<Queue>, Error
     Queue::or_default(found, name).map(Some)
 }
 
-/// enqueue.sql
-pub fn enqueue(access: &Access, id: Uuid, new: &NewJob<'_>, payload: Param) -> Result<Option<()>, Error> {
-    let Some(table) = jobs(access) else { return Ok(None) };
-    let mut row = [Param::NULL; job::COLUMNS.len()];
-    let mut set = |column: usize, value: Param| {
-        if let Some(place) = row.get_mut(column.saturating_sub(1)) {
-            *place = value;
+/// enqueue.sql, or enqueue_many.sql: jobs that differ in id and payload only. Not for a queue with a max_depth.
+pub fn enqueue<'r>(
+    queue: &str,
+    jobs_to_add: &[(Uuid, Jsonb)],
+    row_for: impl FnOnce(&Queue) -> NewJob<'r>,
+) -> Result<Option<()>, Error> {
+    direct([queues(Use::Read), jobs(Use::Insert)], |[queues, jobs]| {
+        let Some(queue) = queue_by_name(queues, queue)?.filter(|queue| queue.max_depth == 0) else { return Ok(None) };
+        let mut row = row_of(&row_for(&queue));
+        let mut with = |id: Uuid, payload: Jsonb| {
+            set(&mut row, job::id, id.into());
+            set(&mut row, job::payload, payload.into());
+            row
+        };
+        if let [(id, payload)] = jobs_to_add {
+            jobs.insert(&with(*id, *payload))?;
+        } else {
+            let mut batch = jobs.batch();
+            for (id, payload) in jobs_to_add {
+                batch.add(&with(*id, *payload))?;
+            }
+            batch.flush();
         }
-    };
-    set(job::id, id.into());
+        Ok(Some(()))
+    })
+}
+
+fn set(row: &mut [Param], column: usize, value: Param) {
+    if let Some(place) = row.get_mut(column.saturating_sub(1)) {
+        *place = value;
+    }
+}
+
+/// All but id and payload.
+fn row_of(new: &NewJob<'_>) -> [Param; job::COLUMNS] {
+    let mut row = [Param::NULL; job::COLUMNS];
+    let mut set = |column, value| set(&mut row, column, value);
     set(job::enqueued_at, new.enqueued_at.into());
     set(job::run_at, new.run_at.into());
     set(job::timeout_ms, new.timeout_ms.into());
@@ -99,9 +154,7 @@ pub fn enqueue(access: &Access, id: Uuid, new: &NewJob<'_>, payload: Param) -> R
     set(job::worker, "".into());
     set(job::headers, new.headers.into());
     set(job::kind, new.kind.into());
-    set(job::payload, payload);
-    table.insert(&row)?;
-    Ok(Some(()))
+    row
 }
 
 /// What a claim handed out.
@@ -111,42 +164,58 @@ pub struct Claimed {
     pub from_clock: bool,
 }
 
-/// claim.sql, with the rows put into `sink`. The priorities are walked one by one, so that jobs of one that are scheduled for later
-/// do not stand before those of the next.
-pub fn claim(access: &Access, queue: &Queue, claim: &Claim<'_>, sink: &RowSink) -> Result<Option<Claimed>, Error> {
-    let Some(table) = jobs(access) else { return Ok(None) };
-    let mut claimed = Claimed { count: 0, from_clock: true };
-    let worker = Param::from(claim.worker);
-    let queue_name = Param::from(queue.name.as_str());
-    let mut keys = vec![Key::int_is(1, queue.id)];
-    while claimed.count < claim.batch {
-        let Some(first) = table.first_entry(READY, &keys, 2) else { return before_anything(claimed) };
-        let Some(priority) = first else { break };
-        let ready = [Key::int_is(1, queue.id), Key::int_is(2, priority), Key::time_is_at_most(3, claim.now)];
-        let Some(mut scan) = table.scan(READY, &ready) else { return before_anything(claimed) };
-        while claimed.count < claim.batch
-            && let Some(row) = scan.next_row()
-        {
-            pg::server::check_for_interrupts();
-            if row.letter(job::state) != Some(b'p') || !is_wanted(&row, claim.kinds) {
-                continue;
-            }
-            let lease =
-                lease::next(row.bigint(job::lease).unwrap_or(0), claim.clock_part, lease::random_part(pg::server::random_bits()));
-            if take(&table, &row, queue, claim, lease, worker, queue_name, sink)? {
-                claimed.count = claimed.count.saturating_add(1);
-                claimed.from_clock &= lease::from_clock(lease, claim.clock_part);
+/// claim.sql for each queue named, with the rows put into `sink`.
+pub fn claim(names: &[String], claim: &Claim<'_>, sink: &RowSink) -> Result<Option<Claimed>, Error> {
+    direct([queues(Use::Read), jobs(Use::Update)], |[queues, jobs]| {
+        let mut known = Vec::with_capacity(names.len());
+        for name in names {
+            let Some(queue) = queue_by_name(queues, name)? else { return Ok(None) };
+            known.push(queue);
+        }
+        let mut claimed = Claimed { count: 0, from_clock: true };
+        for queue in known.iter().filter(|queue| !queue.paused) {
+            let in_queue = Key::int_is(1, queue.id);
+            match jobs.scan(&READY, &[in_queue, Key::int_is_above(2, i32::MIN)]) {
+                Some(mut ready) => claim_from(jobs, &mut ready, queue, claim, &mut claimed, sink)?,
+                None if claimed.count == 0 => return Ok(None),
+                None => break,
             }
         }
-        keys = vec![Key::int_is(1, queue.id), Key::int_is_above(2, priority)];
-    }
-    Ok(Some(claimed))
+        Ok(Some(claimed))
+    })
 }
 
-const READY: &std::ffi::CStr = c"_job_ready";
-
-fn before_anything(claimed: Claimed) -> Result<Option<Claimed>, Error> {
-    Ok((claimed.count > 0).then_some(claimed))
+/// From the first row of a priority that is scheduled for later the search jumps to the next priority. A row that somebody is just
+/// changing is passed over, also if it will be ready afterwards.
+fn claim_from(
+    jobs: &Table,
+    ready: &mut Scan<'_>,
+    queue: &Queue,
+    claim: &Claim<'_>,
+    claimed: &mut Claimed,
+    sink: &RowSink,
+) -> Result<(), Error> {
+    let names = (Param::from(queue.name.as_str()), Param::from(claim.worker));
+    let memory = RowMemory::within_current();
+    while claimed.count < claim.batch {
+        pg::server::check_for_interrupts();
+        let Some(row) = ready.next_row() else { break };
+        if row.timestamp(job::run_at).is_none_or(|run_at| run_at > claim.now) {
+            let priority = row.int(job::priority).unwrap_or(i32::MAX);
+            ready.restart(&[Key::int_is(1, queue.id), Key::int_is_above(2, priority)]);
+            continue;
+        }
+        if row.letter(job::state) != Some(b'p') || !is_wanted(&row, claim.kinds) {
+            continue;
+        }
+        let previous = row.bigint(job::lease).unwrap_or(0);
+        let lease = lease::next(previous, claim.clock_part, lease::random_part(pg::server::random_bits()));
+        if memory.hold(|| take(jobs, &row, queue, claim, lease, names, sink))? {
+            claimed.count = claimed.count.saturating_add(1);
+            claimed.from_clock &= lease::from_clock(lease, claim.clock_part);
+        }
+    }
+    Ok(())
 }
 
 fn is_wanted(row: &Row<'_>, kinds: Option<&[Text]>) -> bool {
@@ -154,15 +223,13 @@ fn is_wanted(row: &Row<'_>, kinds: Option<&[Text]>) -> bool {
 }
 
 /// Makes a ready row a running one and hands it out; false when somebody else has it.
-#[allow(clippy::too_many_arguments)]
 fn take(
-    table: &Table<'_>,
+    jobs: &Table,
     row: &Row<'_>,
     queue: &Queue,
     claim: &Claim<'_>,
     lease: i64,
-    worker: Param,
-    queue_name: Param,
+    (queue_name, worker): (Param, Param),
     sink: &RowSink,
 ) -> Result<bool, Error> {
     let attempt = row.int(job::attempt).unwrap_or(0).saturating_add(1);
@@ -186,7 +253,7 @@ fn take(
         changes.push((job::spent_key, row.value(job::unique_key)));
         changes.push((job::unique_key, Param::NULL));
     }
-    if !table.update_if_free(row, &changes)? {
+    if !jobs.update_if_free(row, &changes)? {
         return Ok(false);
     }
     sink.put(&[
@@ -210,59 +277,78 @@ fn take(
 }
 
 /// heartbeat.sql: whether cancellation was asked for. Inner None when the lease is stale, or somebody is just changing the row.
-pub fn heartbeat(access: &Access, id: Uuid, lease: i64, sign: &Sign) -> Result<Option<Option<bool>>, Error> {
-    let Some(table) = jobs(access) else { return Ok(None) };
-    let Some(mut scan) = table.scan(c"_job_pkey", &[Key::uuid_is(1, id)]) else { return Ok(None) };
-    let Some(row) = scan.next_row().filter(|row| is_held(row, lease)) else { return Ok(Some(None)) };
-    let lease_ms = row.bigint(job::lease_ms).unwrap_or(0);
-    let expires_at = sign.now.plus_ms(sign.lease_ms.unwrap_or(lease_ms));
-    let mut changes = vec![
-        (job::seen_at, row.timestamp(job::seen_at).unwrap_or(NEVER).max(sign.now).into()),
-        (job::lease_ms, sign.lease_ms.unwrap_or(lease_ms).max(lease_ms).into()),
-        (job::lease_expires_at, row.timestamp(job::lease_expires_at).unwrap_or(NEVER).max(expires_at).into()),
-    ];
-    if let Some(progress) = sign.progress {
-        changes.push((job::progress, progress.into()));
-    }
-    if !sign.note.is_null() {
-        changes.push((job::note, sign.note));
-    }
-    let done = table.update_if_free(&row, &changes)?;
-    Ok(Some(done.then(|| row.boolean(job::cancel_requested) == Some(true))))
+pub fn heartbeat(id: Uuid, lease: i64, sign: &Sign) -> Result<Option<Option<bool>>, Error> {
+    direct([jobs(Use::Update)], |[jobs]| {
+        let Some(mut scan) = jobs.scan(&JOB_KEY, &[Key::uuid_is(1, id)]) else { return Ok(None) };
+        let Some(row) = scan.next_row().filter(|row| is_held(row, lease)) else { return Ok(Some(None)) };
+        let lease_ms = row.bigint(job::lease_ms).unwrap_or(0);
+        let expires_at = sign.now.plus_ms(sign.lease_ms.unwrap_or(lease_ms));
+        let mut changes = vec![
+            (job::seen_at, row.timestamp(job::seen_at).unwrap_or(NEVER).max(sign.now).into()),
+            (job::lease_ms, sign.lease_ms.unwrap_or(lease_ms).max(lease_ms).into()),
+            (job::lease_expires_at, row.timestamp(job::lease_expires_at).unwrap_or(NEVER).max(expires_at).into()),
+        ];
+        if let Some(progress) = sign.progress {
+            changes.push((job::progress, progress.into()));
+        }
+        if !sign.note.is_null() {
+            changes.push((job::note, sign.note));
+        }
+        let done = jobs.update_if_free(&row, &changes)?;
+        Ok(Some(done.then(|| row.boolean(job::cancel_requested) == Some(true))))
+    })
 }
 
 fn is_held(row: &Row<'_>, lease: i64) -> bool {
     row.letter(job::state) == Some(b'r') && row.bigint(job::lease) == Some(lease)
 }
 
-/// complete_keep.sql and complete_drop.sql. False when the lease is stale, or somebody is just changing the row.
-pub fn complete(
-    access: &Access,
-    id: Uuid,
-    lease: i64,
-    now: Timestamp,
-    result: Option<Jsonb>,
-    slot: i16,
-) -> Result<Option<bool>, Error> {
-    let (Some(table), Some(queues)) = (jobs(access), queues(access)) else { return Ok(None) };
-    let Some(mut scan) = table.scan(c"_job_pkey", &[Key::uuid_is(1, id)]) else { return Ok(None) };
-    let Some(row) = scan.next_row() else { return Ok(Some(false)) };
-    if !is_held(&row, lease) {
-        return Ok(Some(false));
-    }
-    let queue_id = row.int(job::queue_id).unwrap_or(0);
-    let Some(mut options) = queues.scan(c"_queue_pkey", &[Key::int_is(1, queue_id)]) else { return Ok(None) };
-    let keep = options.next_row().and_then(|queue| queue.boolean(queue::keep_completed)).unwrap_or(true);
-    if !keep {
-        return Ok(Some(table.delete(&row)));
-    }
+/// A job that its worker says is done.
+pub struct Finished {
+    pub id: Uuid,
+    pub lease: i64,
+    pub result: Option<Jsonb>,
+}
+
+/// complete_many.sql (for one job complete_keep.sql and complete_drop.sql): the ids of those that are completed now. `given` is in the
+/// order of the ids. Left out are stale leases, and all that follows a row that somebody has changed meanwhile: the rest is for the
+/// statement, so that rows are still locked in the order of their ids.
+pub fn complete(given: &[Finished], now: Timestamp, slot: i16) -> Result<Option<Vec<Uuid>>, Error> {
     let partition = CString::new(format!("_history_{slot:02}")).map_err(|_| Error::internal("a name has a zero byte"))?;
-    let Some(history) = access.table(&partition, history::COLUMNS.len()) else { return Ok(None) };
-    if !table.delete(&row) {
-        return Ok(Some(false));
-    }
+    let tables = [queues(Use::Read), jobs(Use::Delete), (partition.as_c_str(), &history::SPEC, Use::Insert)];
+    direct(tables, |[queues, jobs, history]| {
+        let Some(first) = given.first() else { return Ok(Some(Vec::new())) };
+        let Some(mut scan) = jobs.scan(&JOB_KEY, &[Key::uuid_is(1, first.id)]) else { return Ok(None) };
+        let Some(mut options) = queues.scan(&QUEUE_KEY, &[Key::int_is(1, 0)]) else { return Ok(None) };
+        let mut keeps: HashMap<i32, bool> = HashMap::new();
+        let mut kept = history.batch();
+        let mut done = Vec::with_capacity(given.len());
+        for job in given {
+            pg::server::check_for_interrupts();
+            scan.restart(&[Key::uuid_is(1, job.id)]);
+            let Some(row) = scan.next_row().filter(|row| is_held(row, job.lease)) else { continue };
+            let queue = row.int(job::queue_id).unwrap_or(0);
+            let keep = *keeps.entry(queue).or_insert_with(|| {
+                options.restart(&[Key::int_is(1, queue)]);
+                options.next_row().and_then(|queue| queue.boolean(queue::keep_completed)).unwrap_or(true)
+            });
+            if !jobs.delete(&row) {
+                break;
+            }
+            if keep {
+                kept.add(&completed(&row, job, now, slot))?;
+            }
+            done.push(job.id);
+        }
+        kept.flush();
+        Ok(Some(done))
+    })
+}
+
+/// The row of the history that a running job becomes.
+fn completed(row: &Row<'_>, job: &Finished, now: Timestamp, slot: i16) -> [Param; history::COLUMNS] {
     let unique_key = row.value(if row.value(job::unique_key).is_null() { job::spent_key } else { job::unique_key });
-    history.insert(&[
+    [
         row.value(job::id),
         slot.into(),
         Param::letter(b'c'),
@@ -276,7 +362,7 @@ pub fn complete(
         row.value(job::run_at),
         row.value(job::claimed_at),
         now.into(),
-        lease.into(),
+        job.lease.into(),
         row.value(job::progress),
         row.value(job::unique_pending),
         row.value(job::note),
@@ -285,8 +371,7 @@ pub fn complete(
         unique_key,
         row.value(job::headers),
         row.value(job::errors),
-        result.into(),
+        job.result.into(),
         row.value(job::payload),
-    ])?;
-    Ok(Some(true))
+    ]
 }

@@ -89,13 +89,6 @@ pub fn add_many(session: &Session, ids: &[Uuid], job: &NewJob<'_>, payloads: Jso
     Ok(session.run(&ADD, &params)?.count())
 }
 
-/// How many payloads, how many that are neither object nor array, bytes of the largest.
-pub fn check_payloads(session: &Session, payloads: Jsonb) -> Result<(i32, i32, i32), Error> {
-    statement!(CHECK, "check_payloads", [Jsonb]);
-    let rows = session.run(&CHECK, &[payloads.into()])?;
-    Ok((rows.int(0, 1).unwrap_or(0), rows.int(0, 2).unwrap_or(0), rows.int(0, 3).unwrap_or(0)))
-}
-
 /// The elements of enqueue_jobs' array; columns as in the statement's file.
 pub fn job_specs<'s>(session: &'s Session, jobs: Jsonb) -> Result<Rows<'s>, Error> {
     statement!(SPECS, "job_specs", [Jsonb]);
