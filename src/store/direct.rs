@@ -172,6 +172,8 @@ pub fn claim(names: &[String], claim: &Claim<'_>, sink: &RowSink) -> Result<Opti
             let Some(queue) = queue_by_name(queues, name)? else { return Ok(None) };
             known.push(queue);
         }
+        // Not the time before the locks were waited for.
+        let claim = &Claim { now: Timestamp::now(), ..*claim };
         let mut claimed = Claimed { count: 0, from_clock: true };
         for queue in known.iter().filter(|queue| !queue.paused) {
             let in_queue = Key::int_is(1, queue.id);
