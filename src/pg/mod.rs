@@ -5,6 +5,7 @@ pub mod datum;
 pub mod grant;
 pub mod heap;
 pub mod process;
+pub mod row;
 pub mod server;
 pub mod shape;
 pub mod shmem;
