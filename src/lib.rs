@@ -2,6 +2,7 @@
 //!
 //! This file is a table of contents. Direction of calls: api -> store -> pg; background -> store -> pg; rules know nobody.
 
+pub mod dispatch;
 pub mod error;
 pub mod rules;
 

@@ -1,0 +1,51 @@
+//! The candidates that shared memory proposes to claims: which ready jobs there are, in the order of claims, within a fixed number of
+//! slots. The heap stays the truth; all of this may be forgotten at any moment. Nothing uses it yet: claims read the ready index.
+//!
+//! Fixed memory, no allocation, no panic, no Postgres. Zeroed memory is a valid empty stripe.
+//!
+//! * `tree`: ordered sets that share one pool of slots.
+//! * `window`: one ordered set, and what is vouched for about the jobs that are not in it.
+//! * `stripe`: the windows of several queues on one pool, and who gives way when it is full.
+
+pub mod stripe;
+pub mod tree;
+pub mod window;
+
+#[cfg(test)]
+#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+mod tests;
+
+/// The place of a candidate in its set. Ready jobs stand in the order of claims: (priority, run_at, id). Jobs that are ahead of their
+/// time stand in the order in which they fall due: (run_at, id), with `rank` 0. `MIN` stands before and `MAX` behind all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct Key {
+    pub rank: i32,
+    pub run_at: i64,
+    pub id: u128,
+}
+
+impl Key {
+    pub const MIN: Key = Key { rank: i32::MIN, run_at: i64::MIN, id: 0 };
+    pub const MAX: Key = Key { rank: i32::MAX, run_at: i64::MAX, id: u128::MAX };
+}
+
+/// A job that may be claimed, or will be when its time has come. Times are microseconds since 2000-01-01 UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Candidate {
+    pub priority: i32,
+    pub run_at: i64,
+    pub id: u128,
+    /// A hash of the job's kind: equal kinds have equal hashes.
+    pub kind: u32,
+}
+
+impl Candidate {
+    pub fn ready_key(&self) -> Key {
+        Key { rank: self.priority, run_at: self.run_at, id: self.id }
+    }
+
+    pub fn due_key(&self) -> Key {
+        Key { rank: 0, run_at: self.run_at, id: self.id }
+    }
+}
