@@ -172,7 +172,7 @@ $node->stop;
 SKIP:
 {
 	my $library = $ENV{JOBQ_LIBFAKETIME};
-	skip 'JOBQ_LIBFAKETIME does not name a libfaketime.so', 7 unless $library;
+	skip 'JOBQ_LIBFAKETIME does not name a libfaketime.so', 8 unless $library;
 	my $node = JobqServer->boot('clock', start => 0);
 	my $offset = $node->basedir . '/offset';
 	my $set = sub { open my $file, '>', $offset or die $!; print $file "$_[0]\n"; close $file; };
@@ -205,6 +205,7 @@ SKIP:
 	# What was enqueued a day ahead is not ready yet; a new job is.
 	my $third = $node->enqueue('postgres', 'third');
 	is(($node->claim('postgres', "worker => 'third', lease_for => '1 s'"))[0], $third, 'new jobs are claimed');
+	$node->becomes('postgres', "SELECT state FROM jobq.job('$third')", 'pending', 'and rescued');
 	$node->log_is_clean;
 	$node->stop;
 }

@@ -131,7 +131,11 @@ fn serve(database: pg_sys::Oid) -> Result<(), String> {
                 clock.served = true;
                 duties.iter_mut().try_for_each(Duty::run_if_due).map(|()| true)
             }
-            Look::Wait => Ok(true),
+            Look::Wait => {
+                // When it is over, all at once.
+                duties.iter_mut().for_each(|duty| duty.due_at = None);
+                Ok(true)
+            }
             Look::Leave => Ok(false),
         });
         match outcome {

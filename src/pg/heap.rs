@@ -74,6 +74,8 @@ pub fn direct<T, const N: usize>(
 /// An open table, locked until the transaction ends.
 pub struct Table {
     relation: pg_sys::Relation,
+    /// For a partition: the table it belongs to; else null.
+    parent: pg_sys::Relation,
     spec: &'static TableSpec,
     shape: Rc<Shape>,
     how: Use,
@@ -82,10 +84,29 @@ pub struct Table {
 impl Drop for Table {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            // SAFETY: opened in Table::open. The lock stays.
-            unsafe { pg_sys::table_close(self.relation, pg_sys::NoLock as pg_sys::LOCKMODE) };
+            // SAFETY: opened in Table::open. The locks stay.
+            unsafe {
+                pg_sys::table_close(self.relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+                if !self.parent.is_null() {
+                    pg_sys::table_close(self.parent, pg_sys::NoLock as pg_sys::LOCKMODE);
+                }
+            }
         }
     }
+}
+
+/// None when there is no such table, or it is just being dropped.
+///
+/// # Safety
+/// The caller closes it.
+unsafe fn open_table(name: &CStr, how: Use) -> Option<pg_sys::Relation> {
+    let oid = table_oid(name);
+    if oid == pg_sys::InvalidOid {
+        return None;
+    }
+    // SAFETY: takes the lock, or raises.
+    let relation = unsafe { pg_sys::try_table_open(oid, how.lock()) };
+    (!relation.is_null()).then_some(relation)
 }
 
 /// A condition on one of the leading columns of an index.
@@ -114,17 +135,19 @@ impl Key {
 
 impl Table {
     fn open(name: &CStr, spec: &'static TableSpec, how: Use) -> Option<Table> {
-        let oid = table_oid(name);
-        if oid == pg_sys::InvalidOid {
-            return None;
-        }
-        // SAFETY: the reference is closed by Drop, or by the abort after an ERROR; null if the table is just being dropped.
+        // SAFETY: Drop closes what is opened, or the abort after an ERROR. A partition is locked after its parent, as by a statement.
         unsafe {
-            let relation = pg_sys::try_table_open(oid, how.lock());
-            if relation.is_null() {
+            let parent = match spec.parent {
+                Some(parent) => open_table(parent, how)?,
+                None => null_mut(),
+            };
+            let Some(relation) = open_table(name, how) else {
+                if !parent.is_null() {
+                    pg_sys::table_close(parent, pg_sys::NoLock as pg_sys::LOCKMODE);
+                }
                 return None;
-            }
-            let table = Table { relation, spec, shape: shape::shape(relation, spec), how };
+            };
+            let table = Table { relation, parent, spec, shape: shape::shape(relation, parent, spec), how };
             if !table.shape.ordinary {
                 return None;
             }
@@ -191,7 +214,7 @@ impl Table {
 
     /// Rows to be added together, with one WAL record a page.
     pub fn batch(&self) -> Batch<'_> {
-        Batch { table: self, slots: Vec::new() }
+        Batch { table: self, slots: Vec::new(), bytes: 0 }
     }
 
     /// Writes a new version of a row; false when somebody else has changed or locked the row since the snapshot. Waits for nobody.
@@ -366,11 +389,13 @@ impl Table {
 pub struct Batch<'t> {
     table: &'t Table,
     slots: Vec<*mut pg_sys::TupleTableSlot>,
+    bytes: usize,
 }
 
 impl Batch<'_> {
-    /// As COPY: more rows than this are written at once.
+    /// What COPY gathers before it writes.
     const ROWS: usize = 1_000;
+    const BYTES: usize = 65_535;
 
     /// The values are copied.
     pub fn add(&mut self, values: &[Param]) -> Result<(), Error> {
@@ -380,8 +405,9 @@ impl Batch<'_> {
             let slot = pg_sys::MakeSingleTupleTableSlot(self.table.descriptor(), &raw const pg_sys::TTSOpsHeapTuple);
             pg_sys::ExecStoreHeapTuple(tuple, slot, true);
             self.slots.push(slot);
+            self.bytes = self.bytes.saturating_add((*tuple).t_len as usize);
         }
-        if self.slots.len() >= Self::ROWS {
+        if self.slots.len() >= Self::ROWS || self.bytes >= Self::BYTES {
             self.flush();
         }
         Ok(())
@@ -411,6 +437,7 @@ impl Batch<'_> {
             for slot in self.slots.drain(..) {
                 pg_sys::ExecDropSingleTupleTableSlot(slot);
             }
+            self.bytes = 0;
         }
     }
 }

@@ -3,7 +3,6 @@
 //! Everything here is read from the open relation once and kept until Postgres says that some relation has changed.
 
 use super::spi::Type;
-use super::switch::table_oid;
 use pgrx::pg_sys;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -15,7 +14,8 @@ pub const MAX_COLUMNS: usize = 32;
 /// A table as sql/schema declares it.
 pub struct TableSpec {
     pub columns: &'static [Column],
-    pub checks: u16,
+    /// The names of its CHECK constraints, sorted.
+    pub checks: &'static [&'static CStr],
     /// For a partition: the table it belongs to.
     pub parent: Option<&'static CStr>,
 }
@@ -54,7 +54,7 @@ pub struct IndexShape {
     pub columns: Vec<usize>,
     pub unique: bool,
     pub predicate: Predicate,
-    /// Ascending with NULLs last, in the families of B-tree operators given here.
+    /// Ascending with NULLs last, each column under its own collation, in the families of B-tree operators given here.
     ascending: bool,
     families: Vec<pg_sys::Oid>,
 }
@@ -95,8 +95,8 @@ unsafe extern "C-unwind" fn changed(_: pg_sys::Datum, _: pg_sys::Oid) {
 /// The shape of a table.
 ///
 /// # Safety
-/// The relation is open and locked.
-pub unsafe fn shape(relation: pg_sys::Relation, spec: &TableSpec) -> Rc<Shape> {
+/// The relation is open and locked; for a partition the parent too, else it is null.
+pub unsafe fn shape(relation: pg_sys::Relation, parent: pg_sys::Relation, spec: &TableSpec) -> Rc<Shape> {
     thread_local! {
         static KNOWN: RefCell<HashMap<pg_sys::Oid, (u64, Rc<Shape>)>> = RefCell::new(HashMap::new());
     }
@@ -114,28 +114,22 @@ pub unsafe fn shape(relation: pg_sys::Relation, spec: &TableSpec) -> Rc<Shape> {
         return shape;
     }
     // SAFETY: the caller's promise.
-    let shape = Rc::new(unsafe { read(relation, spec) });
+    let shape = Rc::new(unsafe { read(relation, parent, spec) });
     KNOWN.with_borrow_mut(|known| known.insert(oid, (count, shape.clone())));
     shape
 }
 
 /// # Safety
-/// The relation is open and locked.
-unsafe fn read(relation: pg_sys::Relation, spec: &TableSpec) -> Shape {
-    // SAFETY: reads of open relations' descriptors; the parent's lock is kept, as a statement on it would.
+/// As for `shape`.
+unsafe fn read(relation: pg_sys::Relation, parent: pg_sys::Relation, spec: &TableSpec) -> Shape {
+    // SAFETY: reads of open relations' descriptors.
     let mut ordinary = unsafe {
         is_plain(relation)
             && (*(*relation).rd_rel).relkind == pg_sys::RELKIND_RELATION as c_char
             && std::ptr::eq((*relation).rd_tableam, pg_sys::GetHeapamTableAmRoutine())
             && (*(*relation).rd_rel).relispartition == spec.parent.is_some()
-            && spec.parent.is_none_or(|name| {
-                let parent = pg_sys::try_table_open(table_oid(name), pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-                let plain = !parent.is_null() && is_plain(parent);
-                if !parent.is_null() {
-                    pg_sys::table_close(parent, pg_sys::NoLock as pg_sys::LOCKMODE);
-                }
-                plain
-            })
+            && !(*(*relation).rd_rel).relhassubclass
+            && (parent.is_null() || is_plain(parent))
             && has_columns(relation, spec)
     };
     let mut indexes = Vec::new();
@@ -145,7 +139,7 @@ unsafe fn read(relation: pg_sys::Relation, spec: &TableSpec) -> Shape {
         for n in 0..list.as_ref().map_or(0, |list| list.length) {
             let oid = (*(*list).elements.offset(n as isize)).oid_value;
             let index = pg_sys::index_open(oid, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-            match read_index(oid, index) {
+            match read_index(oid, index, relation) {
                 Some(shape) => indexes.push(shape),
                 None => ordinary = false,
             }
@@ -170,7 +164,10 @@ unsafe fn is_plain(relation: pg_sys::Relation) -> bool {
 unsafe fn has_columns(relation: pg_sys::Relation, spec: &TableSpec) -> bool {
     // SAFETY: reads of the open relation's descriptor.
     unsafe {
-        let checks = (*(*relation).rd_att).constr.as_ref().map_or(0, |constraints| constraints.num_check);
+        let constraints = (*(*relation).rd_att).constr.as_ref().filter(|constraints| constraints.num_check > 0);
+        let checks = constraints.map_or(&[][..], |all| std::slice::from_raw_parts(all.check, usize::from(all.num_check)));
+        let mut checks: Vec<&CStr> = checks.iter().map(|check| CStr::from_ptr(check.ccname)).collect();
+        checks.sort();
         let open = pgrx::PgRelation::from_pg(relation);
         let columns = open.tuple_desc();
         checks == spec.checks
@@ -186,11 +183,29 @@ unsafe fn has_columns(relation: pg_sys::Relation, spec: &TableSpec) -> bool {
     }
 }
 
+/// Do the index's columns have the collations of the table's?
+///
+/// # Safety
+/// Both are open.
+unsafe fn has_collations_of(table: pg_sys::Relation, index: pg_sys::Relation, keys: usize) -> bool {
+    // SAFETY: reads of the open descriptors; rd_indcollation and indkey have as many entries as there are keys, at least.
+    unsafe {
+        let collations = std::slice::from_raw_parts((*index).rd_indcollation, keys);
+        let columns = (*(*index).rd_index).indkey.values.as_slice(keys);
+        let open = pgrx::PgRelation::from_pg(table);
+        let descriptor = open.tuple_desc();
+        collations.iter().zip(columns).all(|(collation, column)| {
+            let column = usize::try_from(*column).ok().and_then(|column| descriptor.get(column.saturating_sub(1)));
+            column.is_some_and(|column| column.attcollation == *collation)
+        })
+    }
+}
+
 /// None for an index of a sort that is not written here.
 ///
 /// # Safety
-/// The index is open and locked.
-unsafe fn read_index(oid: pg_sys::Oid, index: pg_sys::Relation) -> Option<IndexShape> {
+/// Index and table are open and locked.
+unsafe fn read_index(oid: pg_sys::Oid, index: pg_sys::Relation, table: pg_sys::Relation) -> Option<IndexShape> {
     // SAFETY: reads of the open index's descriptor; indkey has indnatts entries, indoption and rd_opfamily have indnkeyatts.
     unsafe {
         let row = &*(*index).rd_index;
@@ -211,7 +226,7 @@ unsafe fn read_index(oid: pg_sys::Oid, index: pg_sys::Relation) -> Option<IndexS
             columns: columns?,
             unique: row.indisunique,
             predicate: read_predicate(index)?,
-            ascending: options.iter().all(|option| *option == 0),
+            ascending: options.iter().all(|option| *option == 0) && has_collations_of(table, index, keys),
             families: families.to_vec(),
         })
     }

@@ -264,6 +264,9 @@ impl Session {
 
     /// Runs a statement that only reads and sees everything committed by now, at every isolation level.
     pub fn look_at_the_latest(&self, statement: &Statement, params: &[Param]) -> Result<Rows<'_>, Error> {
+        if super::server::statements_see_new_commits() {
+            return self.run(statement, params);
+        }
         // SAFETY: inside a transaction; a raised ERROR pops the snapshot with the (sub)transaction.
         unsafe {
             pg_sys::CommandCounterIncrement();
@@ -301,6 +304,8 @@ impl Session {
             }
             outcome
         } else {
+            // A plan that was made without our settings, in an execution that failed, must not stay.
+            discard_generic_plan(plan);
             let outcome = with_settings(statement.planner.settings(), run);
             statement.generation.set(generation_in_use(plan).unwrap_or(-1));
             outcome

@@ -18,10 +18,10 @@ use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use uuid::Uuid;
 
-/// Declares a table as sql/schema does: its columns in order, with their types, and the number of its CHECK constraints. Gives the
-/// number of each column, from 1.
+/// Declares a table as sql/schema does: its columns in order, with their types, and its CHECK constraints. Gives the number of
+/// each column, from 1.
 macro_rules! table {
-    ($table:ident, checks: $checks:literal, parent: $parent:expr, $($column:ident $kind:ident $($null:ident)?,)*) => {
+    ($table:ident, checks: $checks:expr, parent: $parent:expr, $($column:ident $kind:ident $($null:ident)?,)*) => {
         #[allow(non_upper_case_globals, dead_code)]
         pub mod $table {
             use $crate::pg::shape::{Column, TableSpec};
@@ -42,18 +42,18 @@ macro_rules! table {
     (@) => { false };
 }
 
-table!(queue, checks: 1, parent: None,
+table!(queue, checks: &[c"_queue_default"], parent: None,
     id Int, name Text, default_priority Int, max_attempts Int, lease_ms BigInt, timeout_ms BigInt, backoff Jsonb null,
     max_crashes Int, retention_ms BigInt, keep_completed Bool, max_depth BigInt, paused Bool, created_at Timestamp,
     dropped_at Timestamp null, drop_seen_at Timestamp null,
 );
-table!(job, checks: 2, parent: None,
+table!(job, checks: &[c"_job_attempts", c"_job_state"], parent: None,
     id Uuid, enqueued_at Timestamp, run_at Timestamp, timeout_ms BigInt, queue_id Int, priority Int, max_attempts Int, scheduled Bool,
     unique_pending Bool, state Letter, bound Bool, cancel_requested Bool, attempt Int, crashes Int, progress Double, lease BigInt,
     lease_ms BigInt, claimed_at Timestamp, seen_at Timestamp, lease_expires_at Timestamp, deadline_at Timestamp, note Text,
     worker Text, unique_key Text null, spent_key Text null, headers Jsonb null, errors Jsonb null, kind Text, payload Jsonb,
 );
-table!(history, checks: 1, parent: Some(c"_history"),
+table!(history, checks: &[c"_history_state"], parent: Some(c"_history"),
     id Uuid, slot SmallInt, state Letter, queue_id Int, priority Int, attempt Int, max_attempts Int, crashes Int, timeout_ms BigInt,
     enqueued_at Timestamp, run_at Timestamp, claimed_at Timestamp, finished_at Timestamp, lease BigInt, progress Double,
     unique_pending Bool, note Text, worker Text, kind Text, unique_key Text null, headers Jsonb null, errors Jsonb null,
