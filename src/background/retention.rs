@@ -4,7 +4,6 @@ use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::pg;
 use crate::pg::spi::Session;
-use crate::rules::limits::DAY_MS;
 use crate::rules::ring;
 use crate::store;
 
@@ -20,15 +19,9 @@ pub fn empty_partitions(session: &Session) -> Result<usize, Error> {
     }
     let now = Timestamp::now();
     let longest_ms = store::queues::longest_retention_ms(session)?;
-    let width = ring::width_days(longest_ms);
     let cutoff = now.minus_ms(longest_ms);
     let mut emptied = 0usize;
-    // The slots that can hold nothing newer than the cutoff: all but those of the days since.
-    let recent: Vec<i16> = (0..ring::SLOTS)
-        .map(|back| now.minus_ms(back.saturating_mul(width).saturating_mul(DAY_MS)))
-        .take_while(|day| *day >= cutoff.minus_ms(width.saturating_mul(DAY_MS)))
-        .map(|day| ring::slot(day.0, width))
-        .collect();
+    let recent = ring::recent_slots(now.0, longest_ms);
     for slot in (0..ring::SLOTS as i16).filter(|slot| !recent.contains(slot)) {
         let table = format!("_history_{slot:02}");
         if store::maintenance::slot_is_expired(session, slot, cutoff, now)?

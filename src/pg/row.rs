@@ -1,13 +1,12 @@
 //! The values of one row of a table that is read and written without statements (super::heap).
 
-use super::datum::{self, Text};
+use super::datum::Text;
 use super::shape::{MAX_COLUMNS, Predicate};
 use super::spi::Param;
 use crate::clock::Timestamp;
 use crate::error::Error;
 use pgrx::pg_sys;
 use std::marker::PhantomData;
-use uuid::Uuid;
 
 /// The values of one row.
 #[derive(Clone, Copy)]
@@ -96,11 +95,6 @@ impl Row<'_> {
     /// A `"char"` column.
     pub fn letter(&self, column: usize) -> Option<u8> {
         self.datum(column).map(|datum| datum.value() as u8)
-    }
-
-    pub fn uuid(&self, column: usize) -> Option<Uuid> {
-        // SAFETY: the callers name columns of type uuid.
-        self.datum(column).map(|datum| unsafe { datum::uuid(datum) })
     }
 
     pub fn text(&self, column: usize) -> Option<Text> {

@@ -16,3 +16,16 @@ pub fn slot(now_micros: i64, width_days: i64) -> i16 {
     let day = now_micros.div_euclid(DAY_MICROS);
     day.div_euclid(width_days.max(1)).rem_euclid(SLOTS) as i16
 }
+
+/// The slots that may hold jobs which finished within the longest retention before now: never all of them, so that each slot is
+/// emptied before its turn comes again.
+pub fn recent_slots(now_micros: i64, longest_retention_ms: i64) -> Vec<i16> {
+    let width = width_days(longest_retention_ms);
+    let span = width.saturating_mul(DAY_MICROS);
+    let cutoff = now_micros.saturating_sub(longest_retention_ms.saturating_mul(1_000));
+    (0..SLOTS)
+        .map(|back| now_micros.saturating_sub(back.saturating_mul(span)))
+        .take_while(|day| *day > cutoff.saturating_sub(span))
+        .map(|day| slot(day, width))
+        .collect()
+}

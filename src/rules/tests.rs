@@ -189,3 +189,16 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    /// Whatever the retention: what is within it is recent, and the slot whose turn is next is not, so it can be emptied first.
+    #[test]
+    fn a_slot_is_free_before_its_turn(now in 0..2_000_000_000_000_000i64, days in prop_oneof![Just(30), Just(90), 1..400i64], hours in prop_oneof![Just(0), 0..24i64], ago in 0.0..1.0f64) {
+        let longest_ms = (days * 24 + hours) * 3_600_000;
+        let width = ring::width_days(longest_ms);
+        let recent = ring::recent_slots(now, longest_ms);
+        let finished = now - (longest_ms as f64 * ago) as i64 * 1_000;
+        prop_assert!(recent.contains(&ring::slot(finished, width)), "a job within its retention");
+        prop_assert!(!recent.contains(&ring::slot(now + width * 86_400_000_000, width)), "the next slot");
+    }
+}
