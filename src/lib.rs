@@ -39,6 +39,7 @@ pub extern "C-unwind" fn _PG_init() {
     pg::xact::register();
     if preloading && !pg::server::binary_upgrade() {
         pg::shmem::reserve();
+        pg::two_phase::register();
         pg::process::register_launcher();
     }
 }

@@ -8,6 +8,9 @@ static DATABASES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::n
 static TICK_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(1_000);
 static RESCUE_GRACE: GucSetting<i32> = GucSetting::<i32>::new(0);
 static ASYNC_CLAIM: GucSetting<bool> = GucSetting::<bool>::new(true);
+static DISPATCH: GucSetting<bool> = GucSetting::<bool>::new(true);
+static DISPATCH_SLOTS: GucSetting<i32> = GucSetting::<i32>::new(65_536);
+static SWEEP_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 static MAX_PAYLOAD_BYTES: GucSetting<i32> = GucSetting::<i32>::new(1024 * 1024);
 
 /// A setting that counts milliseconds, for the time being shown and set with units.
@@ -42,6 +45,16 @@ pub fn define(preloading: bool) {
             GucContext::Postmaster,
             GucFlags::default(),
         );
+        GucRegistry::define_int_guc(
+            c"jobq.dispatch_slots",
+            c"Jobs that shared memory can propose to claims, of all queues of all databases.",
+            c"64 bytes each. Further jobs are read from the table when these have been handed out.",
+            &DISPATCH_SLOTS,
+            1_024,
+            16 * 1024 * 1024,
+            GucContext::Postmaster,
+            GucFlags::default(),
+        );
     }
     milliseconds(
         c"jobq.tick_interval",
@@ -66,6 +79,22 @@ pub fn define(preloading: bool) {
         &ASYNC_CLAIM,
         GucContext::Sighup,
         GucFlags::default(),
+    );
+    GucRegistry::define_bool_guc(
+        c"jobq.dispatch",
+        c"Let claims take their jobs from shared memory.",
+        c"Off: every claim searches the table. The results are the same. Needs preload. Takes effect on reload.",
+        &DISPATCH,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    milliseconds(
+        c"jobq.sweep_interval",
+        c"How often the background worker looks for ready jobs that shared memory does not know of.",
+        c"They come from COMMIT PREPARED, a restore, logical replication, or a row changed by hand. A pass over a large table is followed by a pause of ten times the processor time it took.",
+        &SWEEP_INTERVAL,
+        100,
+        3_600_000,
     );
     GucRegistry::define_int_guc(
         c"jobq.max_payload_bytes",
@@ -101,6 +130,18 @@ pub fn rescue_grace_ms() -> i64 {
 
 pub fn async_claim() -> bool {
     ASYNC_CLAIM.get()
+}
+
+pub fn dispatch() -> bool {
+    DISPATCH.get()
+}
+
+pub fn dispatch_slots() -> usize {
+    usize::try_from(DISPATCH_SLOTS.get()).unwrap_or(0)
+}
+
+pub fn sweep_interval_ms() -> i64 {
+    i64::from(SWEEP_INTERVAL.get())
 }
 
 pub fn max_payload_bytes() -> usize {

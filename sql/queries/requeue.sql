@@ -1,6 +1,6 @@
 -- Makes a running job that this transaction has locked pending again. $2 its lease from now on, $3 when to run (NULL: keep its
 -- place), $4 whether that is ahead, $5 attempts given back, $6 crashes added, $7 error or NULL, $8 now.
--- HOT unless it moves in time.
+-- Returns what the dispatcher is to know of it. HOT unless it moves in time.
 UPDATE jobq._job AS j
 SET state = 'p',
     bound = false,
@@ -22,3 +22,4 @@ SET state = 'p',
                   ELSE CASE WHEN jsonb_array_length(j.errors) >= 20 THEN j.errors - 0 ELSE coalesce(j.errors, '[]') END
                        || jsonb_build_object('attempt', j.attempt, 'at', $8, 'worker', j.worker, 'error', $7) END
 WHERE j.id = $1 AND j.state = 'r'
+RETURNING j.queue_id, j.priority, j.run_at, j.id, j.kind

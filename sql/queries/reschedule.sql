@@ -2,3 +2,4 @@
 UPDATE jobq._job AS j
 SET run_at = $2, scheduled = $3, priority = coalesce($4, j.priority), max_attempts = coalesce($5, j.max_attempts)
 WHERE j.id = $1 AND j.state = 'p'
+RETURNING j.queue_id, j.priority, j.run_at, j.id, j.kind

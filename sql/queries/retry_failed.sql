@@ -23,6 +23,8 @@ new AS (
            o.errors, o.kind, o.payload, o.unique_key
     FROM old AS o
     ON CONFLICT (queue_id, unique_key) WHERE unique_key IS NOT NULL DO NOTHING
-    RETURNING 1
+    RETURNING queue_id, priority, run_at, id, kind
 )
-SELECT (SELECT count(*) FROM old), (SELECT count(*) FROM new)
+SELECT (SELECT count(*) FROM old), n.queue_id, n.priority, n.run_at, n.id, n.kind
+FROM (VALUES (true)) AS one (row)
+LEFT JOIN new AS n ON true

@@ -172,6 +172,7 @@ pub fn resume_after_restore(_: &Call) -> Outcome {
         }
         Ok(waited)
     })?;
+    pg::notes::forget_all();
     pg::xact::announce_at_commit();
     Ok(Answer::Bool(changed))
 }

@@ -1,5 +1,6 @@
 //! The maintainer: one process per database, running the duties.
 
+use super::proposals::Proposals;
 use super::{KNOWN_SCHEMAS, rescue, retention, tombstones};
 use crate::clock::Timestamp;
 use crate::error::Error;
@@ -123,18 +124,20 @@ fn serve(database: pg_sys::Oid) -> Result<(), String> {
         return Ok(());
     }
     let mut duties = duties();
+    let mut proposals = Proposals::default();
     let mut error_pause_ms = 0;
     let mut clock = Clock { offset: shmem::clock_offset(), served: false };
     loop {
         let outcome = clock.mind_a_step_back().and_then(|()| look(database, extension.0)).and_then(|look| match look {
             Look::Serve => {
                 clock.served = true;
-                duties.iter_mut().try_for_each(Duty::run_if_due).map(|()| true)
+                duties.iter_mut().try_for_each(Duty::run_if_due)?;
+                proposals.keep_up(slot).map(|()| true)
             }
             Look::Wait => {
                 // When it is over, all at once.
                 duties.iter_mut().for_each(|duty| duty.due_at = None);
-                Ok(true)
+                proposals.keep_up(slot).map(|()| true)
             }
             Look::Leave => Ok(false),
         });
@@ -230,6 +233,7 @@ pub fn run_once(session: &Session) -> Result<usize, Error> {
         retention::empty_partitions(session)?;
     }
     retention::delete_expired(session)?;
+    store::candidates::Sweep::begin().run()?;
     Ok(rescued.saturating_add(late))
 }
 

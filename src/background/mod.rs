@@ -5,6 +5,7 @@
 
 pub mod launcher;
 pub mod maintainer;
+pub mod proposals;
 pub mod rescue;
 pub mod retention;
 pub mod tombstones;

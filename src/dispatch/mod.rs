@@ -1,5 +1,5 @@
 //! The candidates that shared memory proposes to claims: which ready jobs there are, in the order of claims, within a fixed number of
-//! slots. The heap stays the truth; all of this may be forgotten at any moment. Nothing uses it yet: claims read the ready index.
+//! slots. The heap stays the truth; all of this may be forgotten at any moment.
 //!
 //! Fixed memory, no allocation, no panic, no Postgres. Zeroed memory is a valid empty stripe.
 //!
@@ -48,4 +48,9 @@ impl Candidate {
     pub fn due_key(&self) -> Key {
         Key { rank: 0, run_at: self.run_at, id: self.id }
     }
+}
+
+/// Equal kinds have equal hashes. (FNV-1a, 32 bits: Fowler, Noll and Vo.)
+pub fn kind_hash(kind: &[u8]) -> u32 {
+    kind.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
 }

@@ -12,7 +12,8 @@ use super::{Candidate, Key};
 #[repr(C)]
 pub struct QueueKey {
     pub database: u32,
-    pub extension: u32,
+    /// The oid of its job table: another one after DROP and CREATE EXTENSION.
+    pub installation: u32,
     pub queue: i32,
 }
 
@@ -25,15 +26,21 @@ pub struct Entry {
     due: Window,
     /// The latest clock reading used.
     clock: i64,
+    /// When a claim last looked, in the stripe's count of looks.
+    looked_at: u64,
+    /// Somebody was asked to refill it since the last refill began.
+    asked: bool,
 }
 
 impl Entry {
     pub const EMPTY: Entry = Entry {
-        key: QueueKey { database: 0, extension: 0, queue: 0 },
+        key: QueueKey { database: 0, installation: 0, queue: 0 },
         in_use: false,
         ready: Window::EMPTY,
         due: Window::EMPTY,
         clock: i64::MIN,
+        looked_at: 0,
+        asked: false,
     };
 }
 
@@ -59,23 +66,47 @@ pub enum Found {
 /// A clock seen to step back by more than this empties what was sorted by it.
 const STEP_BACK_MICROS: i64 = 1_000_000;
 
+/// Numbers that never go back.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub struct Counts {
+    refills: u64,
+    looks: u64,
+}
+
 pub struct Stripe<'m> {
     pub entries: &'m mut [Entry],
     pub slots: &'m mut [Slot],
     pub free: &'m mut Free,
-    /// Numbers refills; never goes back.
-    pub refills: &'m mut u64,
+    pub counts: &'m mut Counts,
 }
 
 impl Stripe<'_> {
-    /// The queue's place, made if there is room. None: the queue is served from the heap.
-    pub fn entry(&mut self, key: QueueKey) -> Option<usize> {
-        if let Some(at) = self.entries.iter().position(|entry| entry.in_use && entry.key == key) {
-            return Some(at);
-        }
-        let at = self.entries.iter().position(|entry| !entry.in_use)?;
-        *self.entries.get_mut(at)? = Entry { key, in_use: true, ..Entry::EMPTY };
+    /// The queue's place, if anything is known of it.
+    pub fn find(&self, key: &QueueKey) -> Option<usize> {
+        self.entries.iter().position(|entry| entry.in_use && entry.key == *key)
+    }
+
+    /// The queue's place, made if there is none: the queue that no claim has looked at for the longest time is forgotten.
+    pub fn entry(&mut self, key: &QueueKey) -> Option<usize> {
+        let at = match self.find(key) {
+            Some(at) => at,
+            None => {
+                let idle = self.entries.iter().enumerate().min_by_key(|(_, entry)| (entry.in_use, entry.looked_at));
+                let at = idle.map(|(at, _)| at)?;
+                self.remove(at);
+                *self.entries.get_mut(at)? = Entry { key: *key, in_use: true, ..Entry::EMPTY };
+                at
+            }
+        };
+        self.counts.looks = self.counts.looks.saturating_add(1);
+        self.entries.get_mut(at)?.looked_at = self.counts.looks;
         Some(at)
+    }
+
+    /// The queues of which something is known.
+    pub fn queues(&self) -> impl Iterator<Item = (usize, &QueueKey)> {
+        self.entries.iter().enumerate().filter(|(_, entry)| entry.in_use).map(|(at, entry)| (at, &entry.key))
     }
 
     /// Forgets a queue and gives its place free.
@@ -95,41 +126,46 @@ impl Stripe<'_> {
         Some((window, Pool { slots: self.slots, free: self.free }))
     }
 
-    /// A job became ready, or will be: it belongs to one of the sides, by the clock.
-    pub fn offer(&mut self, at: usize, candidate: &Candidate, now: i64) {
+    /// A job became ready, or will be: it belongs to one of the sides, by the clock. Was it added?
+    pub fn offer(&mut self, at: usize, candidate: &Candidate, now: i64) -> bool {
         let now = self.clock(at, now);
-        if candidate.run_at <= now {
-            self.offer_to(at, Side::Ready, candidate);
-        } else {
-            self.offer_to(at, Side::Due, candidate);
-        }
+        let side = if candidate.run_at <= now { Side::Ready } else { Side::Due };
+        self.offer_to(at, side, candidate)
     }
 
-    fn offer_to(&mut self, at: usize, side: Side, candidate: &Candidate) {
+    fn offer_to(&mut self, at: usize, side: Side, candidate: &Candidate) -> bool {
         let key = match side {
             Side::Ready => candidate.ready_key(),
             Side::Due => candidate.due_key(),
         };
+        let Some((window, pool)) = self.parts(at, side) else { return false };
+        if !window.wants(&pool, &key) {
+            return false;
+        }
+        if pool.is_full() {
+            self.make_room(at, side, &key);
+        }
+        let Some((window, mut pool)) = self.parts(at, side) else { return false };
+        let added = window.add(&mut pool, key, candidate);
+        if !added {
+            window.let_go(key);
+        }
+        added
+    }
+
+    /// Gives one slot free for this key, if it deserves one.
+    fn make_room(&mut self, at: usize, side: Side, key: &Key) {
         let share = self.share();
         let fullest = self.fullest();
         let Some((window, mut pool)) = self.parts(at, side) else { return };
-        if !window.wants(&pool, &key) {
-            return;
-        }
-        if pool.is_full() {
-            if window.len() < share && fullest != Some((at, side)) {
-                if let Some((from, its)) = fullest
-                    && let Some((window, mut pool)) = self.parts(from, its)
-                {
-                    window.evict_last(&mut pool);
-                }
-            } else if window.last(&pool).is_some_and(|last| key < last) {
+        if window.len() < share && fullest != Some((at, side)) {
+            if let Some((from, its)) = fullest
+                && let Some((window, mut pool)) = self.parts(from, its)
+            {
                 window.evict_last(&mut pool);
             }
-        }
-        let Some((window, mut pool)) = self.parts(at, side) else { return };
-        if !window.add(&mut pool, key, candidate) {
-            window.let_go(key);
+        } else if window.last(&pool).is_some_and(|last| *key < last) {
+            window.evict_last(&mut pool);
         }
     }
 
@@ -198,12 +234,50 @@ impl Stripe<'_> {
         }
     }
 
+    /// How far a side is vouched for.
+    pub fn horizon(&self, at: usize, side: Side) -> Key {
+        self.entries.get(at).map_or(Key::MIN, |entry| match side {
+            Side::Ready => entry.ready.horizon(),
+            Side::Due => entry.due.horizon(),
+        })
+    }
+
+    /// The side that will soon be short and that nobody refills.
+    pub fn low(&self, at: usize, low_water: usize) -> Option<Side> {
+        let entry = self.entries.get(at)?;
+        let is_low = |window: &Window| window.len() < low_water && window.horizon() < Key::MAX && !window.is_being_refilled();
+        // What nobody has looked for yet is not missed.
+        let is_known = entry.ready.horizon() > Key::MIN;
+        [(Side::Due, &entry.due), (Side::Ready, &entry.ready)]
+            .into_iter()
+            .find(|(_, window)| is_known && is_low(window))
+            .map(|(side, _)| side)
+    }
+
+    /// True once, when a side has become low, until the next refill begins.
+    pub fn ask_for_refill(&mut self, at: usize, low_water: usize) -> bool {
+        let is_low = self.low(at, low_water).is_some();
+        self.entries.get_mut(at).is_some_and(|entry| is_low && !std::mem::replace(&mut entry.asked, true))
+    }
+
     /// Begins a refill of one side: its number, and the key to read from. None when one is under way.
-    pub fn begin(&mut self, at: usize, side: Side) -> Option<(u64, Key)> {
-        let number = self.refills.saturating_add(1);
-        let (window, _) = self.parts(at, side)?;
-        let from = window.begin(number)?;
-        *self.refills = number;
+    ///
+    /// When the clock has overtaken the horizon of the due side, jobs that nobody knows of have become ready. Then nothing is vouched
+    /// for on the ready side any more, and the due side begins behind the present moment.
+    pub fn begin(&mut self, at: usize, side: Side, now: i64) -> Option<(u64, Key)> {
+        let now = self.clock(at, now);
+        let number = self.counts.refills.saturating_add(1);
+        let entry = self.entries.get_mut(at)?;
+        let mut from = match side {
+            Side::Ready => entry.ready.begin(number)?,
+            Side::Due => entry.due.begin(number)?,
+        };
+        if side == Side::Due && from.run_at <= now {
+            entry.ready.let_go(Key::MIN);
+            from = Key { rank: 0, run_at: now.saturating_add(1), id: 0 };
+        }
+        entry.asked = false;
+        self.counts.refills = number;
         Some((number, from))
     }
 

@@ -1,6 +1,6 @@
 //! The structures against naive ones, and the protocol's invariant in a small world of jobs.
 
-use super::stripe::{Entry, Found, QueueKey, Side, Stripe};
+use super::stripe::{Counts, Entry, Found, QueueKey, Side, Stripe};
 use super::tree::{Free, Pool, Slot, Tree};
 use super::{Candidate, Key};
 use proptest::prelude::*;
@@ -211,9 +211,9 @@ proptest! {
     fn no_job_is_forgotten(steps in steps(), capacity in 1..12usize) {
         let mut entries = [Entry::EMPTY; 2];
         let mut slots = vec![Slot::EMPTY; capacity];
-        let (mut free, mut refills) = (Free::default(), 0);
-        let mut stripe = Stripe { entries: &mut entries, slots: &mut slots, free: &mut free, refills: &mut refills };
-        let at: Vec<usize> = (0..2).filter_map(|queue| stripe.entry(QueueKey { database: 1, extension: 2, queue })).collect();
+        let (mut free, mut counts) = (Free::default(), Counts::default());
+        let mut stripe = Stripe { entries: &mut entries, slots: &mut slots, free: &mut free, counts: &mut counts };
+        let at: Vec<usize> = (0..2).filter_map(|queue| stripe.entry(&QueueKey { database: 1, installation: 2, queue })).collect();
         prop_assert_eq!(at.len(), 2);
         let mut world = World {
             now: 100 * SECOND, next_id: 1, rows: BTreeMap::new(), callbacks: vec![], claims: vec![], refills: vec![],
@@ -272,7 +272,7 @@ proptest! {
                 }
                 Step::Begin(queue, due) => {
                     let side = if due { Side::Due } else { Side::Ready };
-                    if let Some((number, from)) = stripe.begin(at[queue], side) {
+                    if let Some((number, from)) = stripe.begin(at[queue], side, world.now) {
                         world.refills.push(Refill { queue, side, number, from, read: None });
                     }
                 }
@@ -326,7 +326,7 @@ proptest! {
                     Found::Candidate(candidate) => came.extend(world.rows.remove(&candidate.id).map(|row| row.job.ready_key())),
                     Found::Nothing { .. } => break,
                     Found::Short(side) => {
-                        let Some((number, from)) = stripe.begin(at, side) else { continue };
+                        let Some((number, from)) = stripe.begin(at, side, world.now) else { continue };
                         let (rows, next) = world.read(queue, side, from, world.now);
                         stripe.merge(at, side, number, &rows);
                         stripe.end(at, side, number, next);

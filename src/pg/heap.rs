@@ -14,6 +14,7 @@ use super::row::{Row, RowMemory, Values};
 use super::shape::{self, IndexSpec, Shape, TableSpec};
 use super::spi::Param;
 use super::switch::table_oid;
+use crate::clock::Timestamp;
 use crate::error::Error;
 use pgrx::pg_sys;
 use std::ffi::{CStr, c_int};
@@ -68,6 +69,15 @@ pub fn direct<T, const N: usize>(
         pg_sys::PopActiveSnapshot();
         pg_sys::CommandCounterIncrement();
         outcome
+    }
+}
+
+/// What is committed by now is seen by the scans that are opened from here on. Only inside `direct`, with no scan open.
+pub fn look_again() {
+    // SAFETY: `direct` has pushed the snapshot that is popped, and pops this one.
+    unsafe {
+        pg_sys::PopActiveSnapshot();
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
     }
 }
 
@@ -127,6 +137,15 @@ impl Key {
     }
     pub fn uuid_is(column: i16, value: Uuid) -> Key {
         Key { column, strategy: pg_sys::BTEqualStrategyNumber, procedure: pg_sys::F_UUID_EQ, value: value.into() }
+    }
+    pub fn timestamp_is(column: i16, value: Timestamp) -> Key {
+        Key { column, strategy: pg_sys::BTEqualStrategyNumber, procedure: pg_sys::F_TIMESTAMPTZ_EQ, value: value.into() }
+    }
+    pub fn timestamp_is_above(column: i16, value: Timestamp) -> Key {
+        Key { column, strategy: pg_sys::BTGreaterStrategyNumber, procedure: pg_sys::F_TIMESTAMPTZ_GT, value: value.into() }
+    }
+    pub fn uuid_is_at_least(column: i16, value: Uuid) -> Key {
+        Key { column, strategy: pg_sys::BTGreaterEqualStrategyNumber, procedure: pg_sys::F_UUID_GE, value: value.into() }
     }
     pub fn text_is(column: i16, value: &str) -> Key {
         Key { column, strategy: pg_sys::BTEqualStrategyNumber, procedure: pg_sys::F_TEXTEQ, value: value.into() }
@@ -325,6 +344,11 @@ impl Table {
         }
     }
 
+    pub fn oid(&self) -> pg_sys::Oid {
+        // SAFETY: the relation is open.
+        unsafe { (*self.relation).rd_id }
+    }
+
     fn descriptor(&self) -> pg_sys::TupleDesc {
         // SAFETY: the relation is open.
         unsafe { (*self.relation).rd_att }
@@ -480,15 +504,23 @@ impl Scan<'_> {
 
     /// The next row; it lives until the one after it is asked for.
     pub fn next_row(&mut self) -> Option<Row<'_>> {
-        // SAFETY: the scan is open; a fetched tuple lies in a page that the slot pins, and fits the table's descriptor.
+        if self.advance() { Some(self.row()) } else { None }
+    }
+
+    /// Goes on to the next row; false when there is none.
+    pub fn advance(&mut self) -> bool {
+        // SAFETY: the scan and its slot are open.
+        unsafe { pg_sys::index_getnext_slot(self.scan, pg_sys::ScanDirection::ForwardScanDirection, self.slot) }
+    }
+
+    /// The row that `advance` has come to.
+    pub fn row(&self) -> Row<'_> {
+        // SAFETY: a fetched tuple lies in a page that the slot pins, and fits the table's descriptor.
         unsafe {
-            if !pg_sys::index_getnext_slot(self.scan, pg_sys::ScanDirection::ForwardScanDirection, self.slot) {
-                return None;
-            }
             let tuple = pg_sys::ExecFetchSlotHeapTuple(self.slot, false, null_mut());
             let mut values = Values::default();
             pg_sys::heap_deform_tuple(tuple, self.descriptor, values.datums.as_mut_ptr(), values.nulls.as_mut_ptr());
-            Some(Row { values, place: (*tuple).t_self, scan: PhantomData })
+            Row { values, place: (*tuple).t_self, scan: PhantomData }
         }
     }
 }

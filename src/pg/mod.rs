@@ -1,15 +1,18 @@
-//! All unsafe code, and all differences between Postgres majors. Nothing here knows what a job is.
+//! All unsafe code, and all differences between Postgres majors. Nothing here knows the tables of jobq.
 
 pub mod call;
 pub mod datum;
 pub mod grant;
 pub mod heap;
+pub mod notes;
 pub mod process;
 pub mod row;
 pub mod server;
 pub mod shape;
 pub mod shmem;
 pub mod spi;
+pub mod stripes;
 pub mod switch;
 pub mod table;
+pub mod two_phase;
 pub mod xact;

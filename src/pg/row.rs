@@ -7,6 +7,7 @@ use crate::clock::Timestamp;
 use crate::error::Error;
 use pgrx::pg_sys;
 use std::marker::PhantomData;
+use uuid::Uuid;
 
 /// The values of one row.
 #[derive(Clone, Copy)]
@@ -86,6 +87,11 @@ impl Row<'_> {
 
     pub fn bigint(&self, column: usize) -> Option<i64> {
         self.datum(column).map(|datum| datum.value() as i64)
+    }
+
+    pub fn uuid(&self, column: usize) -> Option<Uuid> {
+        // SAFETY: the callers name columns of type uuid.
+        self.datum(column).map(|datum| unsafe { super::datum::uuid(datum) })
     }
 
     pub fn timestamp(&self, column: usize) -> Option<Timestamp> {

@@ -2,10 +2,15 @@
 
 use pgrx::pg_sys;
 
-/// Microseconds since 2000-01-01 UTC.
+unsafe extern "C-unwind" {
+    // Postgres's own, without pgrx's guard: it raises nothing, and is called after commit.
+    fn GetCurrentTimestamp() -> i64;
+}
+
+/// Microseconds since 2000-01-01 UTC. Neither allocates nor raises.
 pub fn wall_clock_micros() -> i64 {
     // SAFETY: reads the clock, nothing else.
-    unsafe { pg_sys::GetCurrentTimestamp() }
+    unsafe { GetCurrentTimestamp() }
 }
 
 #[repr(C)]

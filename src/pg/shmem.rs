@@ -2,7 +2,7 @@
 //! Fixed size, plain atomics, no lock: every field is one number that one process writes and others read.
 //! All of it may vanish in a crash; nothing about jobs is in here.
 
-use super::server;
+use super::{server, stripes};
 use pgrx::pg_sys;
 use std::sync::atomic::{AtomicI32, AtomicI64, AtomicPtr, AtomicU32, Ordering::SeqCst};
 
@@ -15,6 +15,10 @@ pub struct Maintainer {
     pub pid: AtomicI32,
     /// Wall clock at the end of the last tick; 0: none yet.
     pub ticked_at: AtomicI64,
+    /// Counts requests to sweep at once.
+    pub sweeps_wanted: AtomicU32,
+    /// The latch it sleeps on; null: none.
+    latch: AtomicPtr<pg_sys::Latch>,
 }
 
 struct Shared {
@@ -65,6 +69,7 @@ unsafe extern "C-unwind" fn on_request() {
         }
         pg_sys::RequestAddinShmemSpace(size_of::<Shared>());
     }
+    stripes::request();
 }
 
 #[pgrx::pg_guard]
@@ -82,6 +87,7 @@ unsafe extern "C-unwind" fn on_startup() {
         }
         SHARED.store(memory, SeqCst);
     }
+    stripes::startup();
     if let Some(shared) = shared() {
         let now = server::wall_clock_micros();
         shared.clean_start.store(FIRST_START_IS_CLEAN.swap(0, SeqCst), SeqCst);
@@ -169,21 +175,52 @@ pub fn maintainer(database: pg_sys::Oid) -> Option<&'static Maintainer> {
 pub fn become_maintainer(database: pg_sys::Oid) -> Option<&'static Maintainer> {
     let slots = &shared()?.maintainers;
     let me = server::backend_pid();
-    if let Some(slot) = maintainer(database) {
-        return slot.pid.compare_exchange(0, me, SeqCst, SeqCst).is_ok().then_some(slot);
-    }
-    let slot = slots.iter().find(|slot| slot.database.compare_exchange(0, database.to_u32(), SeqCst, SeqCst).is_ok())?;
-    slot.ticked_at.store(0, SeqCst);
-    slot.pid.store(me, SeqCst);
+    let slot = if let Some(slot) = maintainer(database) {
+        slot.pid.compare_exchange(0, me, SeqCst, SeqCst).ok()?;
+        slot
+    } else {
+        let slot = slots.iter().find(|slot| slot.database.compare_exchange(0, database.to_u32(), SeqCst, SeqCst).is_ok())?;
+        slot.ticked_at.store(0, SeqCst);
+        slot.pid.store(me, SeqCst);
+        slot
+    };
+    // SAFETY: a variable of this process that points to its latch in shared memory.
+    slot.latch.store(unsafe { pg_sys::MyLatch }, SeqCst);
     Some(slot)
+}
+
+unsafe extern "C-unwind" {
+    // Postgres's own, without pgrx's guard: it raises nothing, and is called after commit.
+    fn SetLatch(latch: *mut pg_sys::Latch);
+}
+
+/// A transaction that nobody noted has ended: what it made ready must be looked for.
+pub fn ask_for_a_sweep() {
+    if let Some(slot) = maintainer(server::database_oid()) {
+        slot.sweeps_wanted.fetch_add(1, SeqCst);
+        wake_maintainer(slot.database.load(SeqCst));
+    }
+}
+
+/// Neither allocates nor raises.
+pub fn wake_maintainer(database: u32) {
+    let slots = shared().into_iter().flat_map(|shared| &shared.maintainers);
+    for slot in slots.filter(|slot| slot.database.load(SeqCst) == database) {
+        let latch = slot.latch.load(SeqCst);
+        if !latch.is_null() {
+            // SAFETY: a process's latch stays where it is; one that has another owner by now wakes him for nothing.
+            unsafe { SetLatch(latch) };
+        }
+    }
 }
 
 /// Gives the slot's process back; what it last did stays known.
 pub fn maintainer_exits() {
     if let Some(shared) = shared() {
         let me = server::backend_pid();
-        for slot in &shared.maintainers {
-            let _ = slot.pid.compare_exchange(me, 0, SeqCst, SeqCst);
+        for slot in shared.maintainers.iter().filter(|slot| slot.pid.load(SeqCst) == me) {
+            slot.latch.store(std::ptr::null_mut(), SeqCst);
+            slot.pid.store(0, SeqCst);
         }
     }
 }

@@ -1,10 +1,12 @@
 //! What happens at the end of a transaction.
 //!
+//! Jobs that it made ready, or took away in vain, are offered to the dispatcher (super::notes).
+//!
 //! A transaction in which Postgres itself logged nothing but one claim need not wait for the disk: if it is lost in a crash, the job
 //! is pending again and its lease is refused. It commits as with synchronous_commit = off. Any other write, before or after the
 //! claim, moves the end of this backend's WAL, and then the transaction commits as the caller has asked.
 
-use super::{shmem, switch};
+use super::{notes, shmem, switch};
 use pgrx::pg_sys;
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
@@ -22,10 +24,13 @@ unsafe impl Sync for Transaction {}
 
 static OPEN: Transaction = Transaction { claim_end: Cell::new(0), announce: Cell::new(false) };
 
-/// Registers the callback; once per process, from _PG_init.
+/// Registers the callbacks; once per process, from _PG_init.
 pub fn register() {
-    // SAFETY: the callback lives as long as the process.
-    unsafe { pg_sys::RegisterXactCallback(Some(at_end), std::ptr::null_mut()) }
+    // SAFETY: the callbacks live as long as the process.
+    unsafe {
+        pg_sys::RegisterXactCallback(Some(at_end), std::ptr::null_mut());
+        pg_sys::RegisterSubXactCallback(Some(at_end_of_subtransaction), std::ptr::null_mut());
+    }
 }
 
 /// Has this transaction written nothing yet, and will it end with the statement that runs now? Ask before the claim's first write.
@@ -79,15 +84,34 @@ unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _: *mut c_voi
         }
         pg_sys::XactEvent::XACT_EVENT_COMMIT => {
             OPEN.claim_end.set(0);
+            notes::transaction_ends(true);
             if OPEN.announce.replace(false) {
                 shmem::ask_for_a_look_at_databases();
             }
         }
-        pg_sys::XactEvent::XACT_EVENT_ABORT | pg_sys::XactEvent::XACT_EVENT_PREPARE => {
+        pg_sys::XactEvent::XACT_EVENT_ABORT => {
             OPEN.claim_end.set(0);
             OPEN.announce.set(false);
+            notes::transaction_ends(false);
+        }
+        pg_sys::XactEvent::XACT_EVENT_PREPARE => {
+            OPEN.claim_end.set(0);
+            OPEN.announce.set(false);
+            notes::transaction_is_prepared();
         }
         _ => {}
+    }
+}
+
+/// The rows that a subtransaction had locked are free again when it is undone. Neither allocates nor raises.
+unsafe extern "C-unwind" fn at_end_of_subtransaction(
+    event: pg_sys::SubXactEvent::Type,
+    subtransaction: pg_sys::SubTransactionId,
+    _: pg_sys::SubTransactionId,
+    _: *mut c_void,
+) {
+    if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
+        notes::subtransaction_aborts(subtransaction);
     }
 }
 

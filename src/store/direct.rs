@@ -1,19 +1,25 @@
 //! The calls that run thousands of times a second, row by row instead of by statement (pg::heap). Each does what the statement named
 //! with it does, or answers None before it has written anything: then the caller runs the statement.
 
+use super::candidates::{self, ReadyRows, candidate_of};
 use super::enqueue::{Claim, NewJob};
 use super::finish::Sign;
 use super::queues::Queue;
 use crate::clock::Timestamp;
+use crate::dispatch::stripe::{Found, QueueKey, Side};
+use crate::dispatch::{self, Candidate, kind_hash};
 use crate::error::Error;
 use crate::pg;
 use crate::pg::call::RowSink;
 use crate::pg::datum::{Jsonb, Text};
-use crate::pg::heap::{Key, Scan, Table, Use, direct};
+use crate::pg::heap::{self, Key, Table, Use, direct, look_again};
+use crate::pg::notes;
 use crate::pg::row::{Row, RowMemory};
 use crate::pg::shape::{IndexSpec, Predicate, TableSpec};
 use crate::pg::spi::Param;
+use crate::pg::stripes::{self, Taken};
 use crate::rules::lease;
+use crate::settings;
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use uuid::Uuid;
@@ -64,8 +70,14 @@ const QUEUE_KEY: IndexSpec = IndexSpec { name: c"_queue_pkey", columns: &[queue:
 const QUEUE_NAME: IndexSpec =
     IndexSpec { name: c"_queue_name", columns: &[queue::name], predicate: Predicate::Null(queue::dropped_at) };
 const JOB_KEY: IndexSpec = IndexSpec { name: c"_job_pkey", columns: &[job::id], predicate: Predicate::None };
-const READY: IndexSpec =
+pub(super) const READY: IndexSpec =
     IndexSpec { name: c"_job_ready", columns: &[job::queue_id, job::priority, job::run_at, job::id], predicate: Predicate::None };
+
+pub(super) const SCHEDULED: IndexSpec = IndexSpec {
+    name: c"_job_scheduled",
+    columns: &[job::queue_id, job::run_at, job::id],
+    predicate: Predicate::True(job::scheduled),
+};
 
 const NEVER: Timestamp = Timestamp(i64::MIN);
 
@@ -73,7 +85,7 @@ fn queues(how: Use) -> (&'static CStr, &'static TableSpec, Use) {
     (c"_queue", &queue::SPEC, how)
 }
 
-fn jobs(how: Use) -> (&'static CStr, &'static TableSpec, Use) {
+pub(super) fn jobs(how: Use) -> (&'static CStr, &'static TableSpec, Use) {
     (c"_job", &job::SPEC, how)
 }
 
@@ -103,7 +115,8 @@ pub fn enqueue<'r>(
 ) -> Result<Option<()>, Error> {
     direct([queues(Use::Read), jobs(Use::Insert)], |[queues, jobs]| {
         let Some(queue) = queue_by_name(queues, queue)?.filter(|queue| queue.max_depth == 0) else { return Ok(None) };
-        let mut row = row_of(&row_for(&queue));
+        let new = row_for(&queue);
+        let mut row = row_of(&new);
         let mut with = |id: Uuid, payload: Jsonb| {
             set(&mut row, job::id, id.into());
             set(&mut row, job::payload, payload.into());
@@ -117,6 +130,10 @@ pub fn enqueue<'r>(
                 batch.add(&with(*id, *payload))?;
             }
             batch.flush();
+        }
+        let key = stripes::key(jobs.oid(), queue.id);
+        for (id, _) in jobs_to_add {
+            notes::made_ready(&key, new.candidate(*id));
         }
         Ok(Some(()))
     })
@@ -173,52 +190,147 @@ pub fn claim(names: &[String], claim: &Claim<'_>, sink: &RowSink) -> Result<Opti
             let Some(queue) = queue_by_name(queues, name)? else { return Ok(None) };
             known.push(queue);
         }
-        // Not the time before the locks were waited for.
-        let claim = &Claim { now: Timestamp::now(), ..*claim };
-        let mut claimed = Claimed { count: 0, from_clock: true };
+        // Jobs that this transaction has made ready are in the table only.
+        let dispatched = settings::dispatch() && stripes::attached() && !notes::has_made_ready();
+        let mut claiming = Claiming { jobs, claim, sink, claimed: Claimed { count: 0, from_clock: true } };
         for queue in known.iter().filter(|queue| !queue.paused) {
-            let in_queue = Key::int_is(1, queue.id);
-            match jobs.scan(&READY, &[in_queue, Key::int_is_above(2, i32::MIN)]) {
-                Some(mut ready) => claim_from(jobs, &mut ready, queue, claim, &mut claimed, sink)?,
-                None if claimed.count == 0 => return Ok(None),
-                None => break,
+            let done = if dispatched { claiming.dispatched(queue)? } else { claiming.indexed(queue, dispatch::Key::MIN)? };
+            if !done && claiming.claimed.count == 0 {
+                return Ok(None);
             }
         }
-        Ok(Some(claimed))
+        Ok(Some(claiming.claimed))
     })
 }
 
-/// From the first row of a priority that is scheduled for later the search jumps to the next priority. A row that somebody is just
-/// changing is passed over, also if it will be ready afterwards.
-fn claim_from(
-    jobs: &Table,
-    ready: &mut Scan<'_>,
-    queue: &Queue,
-    claim: &Claim<'_>,
-    claimed: &mut Claimed,
-    sink: &RowSink,
-) -> Result<(), Error> {
-    let names = (Param::from(queue.name.as_str()), Param::from(claim.worker));
-    let memory = RowMemory::within_current();
-    while claimed.count < claim.batch {
-        pg::server::check_for_interrupts();
-        let Some(row) = ready.next_row() else { break };
-        if row.timestamp(job::run_at).is_none_or(|run_at| run_at > claim.now) {
-            let priority = row.int(job::priority).unwrap_or(i32::MAX);
-            ready.restart(&[Key::int_is(1, queue.id), Key::int_is_above(2, priority)]);
-            continue;
-        }
-        if row.letter(job::state) != Some(b'p') || !is_wanted(&row, claim.kinds) {
-            continue;
-        }
-        let previous = row.bigint(job::lease).unwrap_or(0);
-        let lease = lease::next(previous, claim.clock_part, lease::random_part(pg::server::random_bits()));
-        if memory.hold(|| take(jobs, &row, queue, claim, lease, names, sink))? {
-            claimed.count = claimed.count.saturating_add(1);
-            claimed.from_clock &= lease::from_clock(lease, claim.clock_part);
-        }
+/// A claim under way.
+struct Claiming<'c> {
+    jobs: &'c Table,
+    claim: &'c Claim<'c>,
+    sink: &'c RowSink,
+    claimed: Claimed,
+}
+
+impl Claiming<'_> {
+    fn is_done(&self) -> bool {
+        self.claimed.count >= self.claim.batch
     }
-    Ok(())
+
+    /// From the ready index, beginning with a key. False when it cannot be used now.
+    fn indexed(&mut self, queue: &Queue, from: dispatch::Key) -> Result<bool, Error> {
+        if self.is_done() {
+            return Ok(true);
+        }
+        // Not the time before the locks were waited for.
+        let now = Timestamp::now();
+        let Some(mut ready) = ReadyRows::open(self.jobs, queue.id, from) else { return Ok(false) };
+        let key = stripes::key(self.jobs.oid(), queue.id);
+        let memory = RowMemory::within_current();
+        while !self.is_done() && ready.advance() {
+            pg::server::check_for_interrupts();
+            let row = ready.row();
+            if row.timestamp(job::run_at).is_none_or(|run_at| run_at > now) {
+                let priority = row.int(job::priority).unwrap_or(i32::MAX);
+                ready.skip_priority(priority);
+                continue;
+            }
+            if row.letter(job::state) != Some(b'p') || !is_wanted(&row, self.claim.kinds) {
+                continue;
+            }
+            let place = notes::takes(&key, candidate_of(&row));
+            if !memory.hold(|| self.take(&row, queue, now))? {
+                notes::not_taken(place);
+            }
+        }
+        Ok(true)
+    }
+
+    /// From what shared memory proposes. False when an index cannot be used now.
+    fn dispatched(&mut self, queue: &Queue) -> Result<bool, Error> {
+        /// One for each side of a queue of which nothing is known yet, and some for other claims that were faster.
+        const REFILLS: usize = 6;
+        let key = stripes::key(self.jobs.oid(), queue.id);
+        let kinds: Option<Vec<u32>> = self.claim.kinds.map(|kinds| kinds.iter().map(|kind| kind_hash(kind.bytes())).collect());
+        let mut refills = 0usize;
+        while !self.is_done() {
+            pg::server::check_for_interrupts();
+            let left = usize::try_from(self.claim.batch.saturating_sub(self.claimed.count)).unwrap_or(1);
+            let Some(taken) = stripes::take(&key, left, kinds.as_deref()) else {
+                return self.indexed(queue, dispatch::Key::MIN);
+            };
+            if !taken.candidates.is_empty() {
+                if !self.candidates(queue, &key, &taken)? {
+                    return self.indexed(queue, dispatch::Key::MIN);
+                }
+                continue;
+            }
+            let Found::Short(side) = taken.found else { break };
+            // For a claim with a filter another refill would not find more of its kinds than the index does.
+            let worth_it = kinds.is_none() || side == Side::Due || taken.horizon == dispatch::Key::MIN;
+            if worth_it && refills < REFILLS && candidates::refill(self.jobs, &key, side)? {
+                refills = refills.saturating_add(1);
+                continue;
+            }
+            let from = if side == Side::Ready { taken.horizon } else { dispatch::Key::MIN };
+            look_again();
+            return self.indexed(queue, from);
+        }
+        Ok(true)
+    }
+
+    /// Claims those of the candidates that are what they seem; whoever holds another one will offer it. False: it takes the index.
+    fn candidates(&mut self, queue: &Queue, key: &QueueKey, taken: &Taken) -> Result<bool, Error> {
+        let places: Vec<notes::Place> = taken.candidates.iter().map(|candidate| notes::takes(key, *candidate)).collect();
+        let now = Timestamp::now();
+        look_again();
+        let Some(first) = taken.candidates.first() else { return Ok(true) };
+        let by_id = |candidate: &Candidate| [heap::Key::uuid_is(1, Uuid::from_u128(candidate.id))];
+        let scan = self.jobs.scan(&JOB_KEY, &by_id(first));
+        let Some(mut scan) = scan else {
+            stripes::offer(key, taken.candidates.iter());
+            places.into_iter().for_each(notes::not_taken);
+            return Ok(false);
+        };
+        let mut all_as_they_seem = true;
+        let memory = RowMemory::within_current();
+        for (n, (candidate, place)) in taken.candidates.iter().zip(places).enumerate() {
+            if n > 0 {
+                pg::server::check_for_interrupts();
+                scan.restart(&by_id(candidate));
+            }
+            let Some(row) = scan.next_row().filter(|row| row.letter(job::state) == Some(b'p')) else {
+                notes::not_taken(place);
+                continue;
+            };
+            let found = candidate_of(&row);
+            if found.run_at > taken.now || !is_wanted(&row, self.claim.kinds) {
+                // Not yet, or another kind with the same hash.
+                all_as_they_seem &= found.run_at > taken.now;
+                stripes::offer(key, std::iter::once(&found));
+                notes::not_taken(place);
+                continue;
+            }
+            notes::took(key, place, found);
+            if !memory.hold(|| self.take(&row, queue, now))? {
+                notes::not_taken(place);
+            }
+        }
+        Ok(all_as_they_seem)
+    }
+
+    /// Makes a ready row a running one and hands it out; false when somebody else has it.
+    fn take(&mut self, row: &Row<'_>, queue: &Queue, now: Timestamp) -> Result<bool, Error> {
+        let previous = row.bigint(job::lease).unwrap_or(0);
+        let lease = lease::next(previous, self.claim.clock_part, lease::random_part(pg::server::random_bits()));
+        let claim = Claim { now, ..*self.claim };
+        let names = (Param::from(queue.name.as_str()), Param::from(claim.worker));
+        let taken = take(self.jobs, row, queue, &claim, lease, names, self.sink)?;
+        if taken {
+            self.claimed.count = self.claimed.count.saturating_add(1);
+            self.claimed.from_clock &= lease::from_clock(lease, claim.clock_part);
+        }
+        Ok(taken)
+    }
 }
 
 fn is_wanted(row: &Row<'_>, kinds: Option<&[Text]>) -> bool {

@@ -3,9 +3,11 @@
 use super::queues::Queue;
 use super::statement;
 use crate::clock::Timestamp;
+use crate::dispatch::{Candidate, kind_hash};
 use crate::error::Error;
 use crate::pg::call::RowSink;
 use crate::pg::datum::{Jsonb, Text};
+use crate::pg::notes;
 use crate::pg::spi::{Param, Rows, Session};
 use uuid::Uuid;
 
@@ -32,6 +34,15 @@ pub struct UniqueKey {
 }
 
 impl NewJob<'_> {
+    fn made_ready(&self, id: Uuid) {
+        notes::made_ready(&notes::key(self.queue), self.candidate(id));
+    }
+
+    /// What the dispatcher is to know of it.
+    pub fn candidate(&self, id: Uuid) -> Candidate {
+        Candidate { priority: self.priority, run_at: self.run_at.0, id: id.as_u128(), kind: kind_hash(self.kind.as_bytes()) }
+    }
+
     fn params(&self, id: Uuid, payload: Param) -> [Param; 11] {
         [
             id.into(),
@@ -52,6 +63,7 @@ impl NewJob<'_> {
 pub fn add(session: &Session, id: Uuid, job: &NewJob<'_>, payload: Param) -> Result<(), Error> {
     statement!(ADD, "enqueue", [Uuid, Timestamp, Timestamp, BigInt, Int, Int, Int, Bool, Jsonb, Text, Jsonb]);
     session.run(&ADD, &job.params(id, payload))?;
+    job.made_ready(id);
     Ok(())
 }
 
@@ -60,7 +72,11 @@ pub fn add_unique(session: &Session, id: Uuid, job: &NewJob<'_>, payload: Param,
     statement!(ADD, "enqueue_unique", [Uuid, Timestamp, Timestamp, BigInt, Int, Int, Int, Bool, Jsonb, Text, Jsonb, Bool, Text]);
     let params: Vec<Param> =
         job.params(id, payload).into_iter().chain([unique.while_pending.into(), unique.key.into()]).collect();
-    Ok(session.run(&ADD, &params)?.count() == 1)
+    let added = session.run(&ADD, &params)?.count() == 1;
+    if added {
+        job.made_ready(id);
+    }
+    Ok(added)
 }
 
 pub fn by_unique_key(session: &Session, queue: i32, unique: UniqueKey) -> Result<Option<Uuid>, Error> {
@@ -86,7 +102,9 @@ pub fn add_many(session: &Session, ids: &[Uuid], job: &NewJob<'_>, payloads: Jso
         job.headers.into(),
         job.kind.into(),
     ];
-    Ok(session.run(&ADD, &params)?.count())
+    let added = session.run(&ADD, &params)?.count();
+    ids.iter().for_each(|id| job.made_ready(*id));
+    Ok(added)
 }
 
 /// The elements of enqueue_jobs' array; columns as in the statement's file.
@@ -113,21 +131,38 @@ pub fn claim<'s>(session: &'s Session, queue: &Queue, claim: &Claim<'_>, random_
     statement!(CLAIM, "claim", [Int, Int, Timestamp, BigInt, BigInt, Int, Text, TextArray, BigInt, Text]);
     #[cfg(not(feature = "pg18"))]
     statement!(CLAIM, "claim_before_18", [Int, Int, Timestamp, BigInt, BigInt, Int, Text, TextArray, BigInt, Text]);
-    session.run(
-        &CLAIM,
-        &[
-            queue.id.into(),
-            claim.batch.into(),
-            claim.now.into(),
-            claim.lease_ms.unwrap_or(queue.lease_ms).into(),
-            claim.clock_part.into(),
-            random_part.into(),
-            claim.worker.into(),
-            claim.kinds.into(),
-            queue.timeout_ms.into(),
-            queue.name.as_str().into(),
-        ],
-    )
+    let rows = notes::unsure(|| {
+        session.run(
+            &CLAIM,
+            &[
+                queue.id.into(),
+                claim.batch.into(),
+                claim.now.into(),
+                claim.lease_ms.unwrap_or(queue.lease_ms).into(),
+                claim.clock_part.into(),
+                random_part.into(),
+                claim.worker.into(),
+                claim.kinds.into(),
+                queue.timeout_ms.into(),
+                queue.name.as_str().into(),
+            ],
+        )
+    })?;
+    let key = notes::key(queue.id);
+    for row in 0..rows.count() {
+        let taken = || -> Option<Candidate> {
+            Some(Candidate {
+                priority: rows.int(row, 9)?,
+                run_at: rows.timestamp(row, 11)?.0,
+                id: rows.uuid(row, 1)?.as_u128(),
+                kind: kind_hash(rows.text(row, 4)?.bytes()),
+            })
+        };
+        if let Some(candidate) = taken() {
+            notes::takes(&key, candidate);
+        }
+    }
+    Ok(rows)
 }
 
 /// Hands claimed rows to the calling query by (priority, run_at, id).

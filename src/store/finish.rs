@@ -1,5 +1,6 @@
 //! Everything a lease holder may do, and what rescue does in its place.
 
+use super::candidates::made_ready;
 use super::statement;
 use crate::clock::Timestamp;
 use crate::error::Error;
@@ -88,7 +89,7 @@ pub fn requeue(session: &Session, id: Uuid, lease: i64, how: &Requeue, error: Pa
         error,
         now.into(),
     ];
-    exactly_one(session.run(&REQUEUE, &params)?.count())
+    exactly_one(made_ready(&session.run(&REQUEUE, &params)?, 1))
 }
 
 /// For a job this transaction has locked.

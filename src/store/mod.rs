@@ -1,6 +1,7 @@
 //! The only door to the tables: one function per statement of sql/queries; the most frequent ones row by row in `direct`. No rules in
 //! here.
 
+pub mod candidates;
 pub mod direct;
 pub mod enqueue;
 pub mod finish;

@@ -1,9 +1,10 @@
 //! Operators' statements: cancel, reschedule, retry, delete, purge.
 
-use super::statement;
+use super::{candidates, statement};
 use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::pg::datum::Text;
+use crate::pg::notes;
 use crate::pg::spi::{Rows, Session};
 use crate::rules::state::State;
 use uuid::Uuid;
@@ -41,7 +42,10 @@ pub struct Unfinished {
 /// None: it is finished or unknown.
 pub fn lock_unfinished(session: &Session, id: Uuid) -> Result<Option<Unfinished>, Error> {
     statement!(LOCK, "lock_unfinished", [Uuid]);
-    let rows = session.run(&LOCK, &[id.into()])?;
+    let rows = notes::unsure(|| session.run(&LOCK, &[id.into()]))?;
+    if rows.letter(0, 1) == Some(b'p') {
+        candidates::locked(&rows, 4);
+    }
     let found = || -> Option<Unfinished> {
         Some(Unfinished { state: State::from_letter(rows.letter(0, 1)?)?, lease: rows.bigint(0, 2)?, attempt: rows.int(0, 3)? })
     };
@@ -64,7 +68,8 @@ pub fn reschedule(
     max_attempts: Option<i32>,
 ) -> Result<(), Error> {
     statement!(RESCHEDULE, "reschedule", [Uuid, Timestamp, Bool, Int, Int]);
-    session.run(&RESCHEDULE, &[id.into(), run_at.into(), scheduled.into(), priority.into(), max_attempts.into()])?;
+    let params = [id.into(), run_at.into(), scheduled.into(), priority.into(), max_attempts.into()];
+    candidates::made_ready(&session.run(&RESCHEDULE, &params)?, 1);
     Ok(())
 }
 
@@ -89,8 +94,8 @@ pub enum Retried {
 }
 
 fn retried(rows: &Rows<'_>) -> Retried {
-    match (rows.bigint(0, 1), rows.bigint(0, 2)) {
-        (Some(1), Some(1)) => Retried::Done,
+    match (rows.bigint(0, 1), candidates::made_ready(rows, 2)) {
+        (Some(1), 1) => Retried::Done,
         (Some(1), _) => Retried::KeyTaken,
         _ => Retried::Gone,
     }
@@ -110,7 +115,7 @@ pub fn retry_cancelled_job(session: &Session, id: Uuid, now: Timestamp) -> Resul
 pub fn retry_failed(session: &Session, queue: Option<i32>, kind: Option<Text>, batch: i32, now: Timestamp) -> Result<i64, Error> {
     statement!(RETRY, "retry_failed", [Int, Text, Int, Timestamp], Free);
     let rows = session.run(&RETRY, &[queue.into(), kind.into(), batch.into(), now.into()])?;
-    let (taken, retried) = (rows.bigint(0, 1).unwrap_or(0), rows.bigint(0, 2).unwrap_or(0));
+    let (taken, retried) = (rows.bigint(0, 1).unwrap_or(0), i64::try_from(candidates::made_ready(&rows, 2)).unwrap_or(0));
     if taken == retried { Ok(retried) } else { Err(Error::Contended) }
 }
 

@@ -4,6 +4,7 @@ use super::statement;
 use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::pg::datum::Jsonb;
+use crate::pg::notes;
 use crate::pg::spi::{Param, Session};
 use crate::rules::names::DEFAULT_QUEUE;
 
@@ -130,6 +131,7 @@ pub fn count_unfinished(session: &Session, id: i32) -> Result<i64, Error> {
 /// Leaves a tombstone and deletes failed jobs and, with `force`, unfinished ones: how many.
 pub fn drop(session: &Session, id: i32, now: Timestamp, force: bool) -> Result<i64, Error> {
     statement!(DROP, "drop_queue", [Int, Timestamp, Bool]);
+    notes::forget(&notes::key(id));
     Ok(session.run(&DROP, &[id.into(), now.into(), force.into()])?.bigint(0, 1).unwrap_or(0))
 }
 

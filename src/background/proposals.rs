@@ -1,0 +1,47 @@
+//! The duty that keeps shared memory's proposals up with the tables: refills queues that are running low, and sweeps for jobs that no
+//! transaction has offered. It only reads, and goes on in a database that waits for resume_after_restore.
+
+use crate::clock::Timestamp;
+use crate::pg::process::transaction;
+use crate::pg::shmem::Maintainer;
+use crate::pg::{server, stripes};
+use crate::settings;
+use crate::store::candidates::{self, Sweep};
+use std::sync::atomic::Ordering::SeqCst;
+
+/// After a pass that used much processor time, the pause before the next one is this many times as long.
+const PAUSE_FACTOR: i64 = 10;
+
+#[derive(Default)]
+pub struct Proposals {
+    /// None: now.
+    sweep_at: Option<Timestamp>,
+    sweeps_seen: u32,
+}
+
+impl Proposals {
+    pub fn keep_up(&mut self, slot: &Maintainer) -> Result<(), String> {
+        if !stripes::attached() || !settings::dispatch() {
+            return Ok(());
+        }
+        while stripes::known_queues().iter().any(|queue| queue.low.is_some()) {
+            if transaction(c"refill", |_| candidates::refill_all())? == 0 {
+                break;
+            }
+        }
+        let wanted = slot.sweeps_wanted.load(SeqCst);
+        let now = Timestamp::now();
+        // A time further ahead than that means that the clock was set back.
+        let is_early = |at: Timestamp| at > now && at.ms_since(now) <= settings::sweep_interval_ms().saturating_mul(PAUSE_FACTOR);
+        if wanted == self.sweeps_seen && self.sweep_at.is_some_and(is_early) {
+            return Ok(());
+        }
+        self.sweeps_seen = wanted;
+        let cpu_before = server::cpu_micros();
+        let mut sweep = Sweep::begin();
+        while transaction(c"sweep", |_| sweep.go_on())? {}
+        let used_ms = server::cpu_micros().saturating_sub(cpu_before) / 1_000;
+        self.sweep_at = Some(now.plus_ms(settings::sweep_interval_ms().max(used_ms.saturating_mul(PAUSE_FACTOR))));
+        Ok(())
+    }
+}
