@@ -59,10 +59,10 @@ def backend(major: int, log: Log) -> Outcome:
 
 
 def regress(major: int, log: Log) -> Outcome:
-    """Twice: as it is, and with a trigger on the job table, which has every call run its statements."""
-    direct = _compare_outputs(major, log, "regress", "regress/pg_regress", "sql", ".sql")
-    statements = _compare_outputs(major, log, "regress", "regress/pg_regress", "sql", ".sql", {"JOBQ_TEST_STATEMENTS": "1"})
-    return direct + statements
+    """Three times: as it is; without the dispatcher; and with a trigger on the job table, which has every call run its statements."""
+    ways = [({}, {}), ({"jobq.dispatch": "off"}, {}), ({}, {"JOBQ_TEST_STATEMENTS": "1"})]
+    outcomes = [_compare_outputs(major, log, "regress", "regress/pg_regress", "sql", ".sql", *way) for way in ways]
+    return sum(outcomes[1:], outcomes[0])
 
 
 def isolation(major: int, log: Log) -> Outcome:
@@ -70,13 +70,13 @@ def isolation(major: int, log: Log) -> Outcome:
 
 
 def _compare_outputs(major: int, log: Log, name: str, program: str, folder: str, suffix: str,
-                     env: dict[str, str] | None = None) -> Outcome:
+                     settings: dict[str, str] | None = None, env: dict[str, str] | None = None) -> Outcome:
     names = [path.stem for path in _files(TESTS / name / folder, f"*{suffix}")]
     install = postgres(major)
     output_dir = scratch() / "results" / f"{name}-{major}"
     shutil.rmtree(output_dir, ignore_errors=True)
     output_dir.mkdir(parents=True)
-    with Cluster(install, name, settings=SERVER_SETTINGS) as server:
+    with Cluster(install, name, settings={**SERVER_SETTINGS, **(settings or {})}) as server:
         command = [install.testdir / program, f"--inputdir={TESTS / name}", f"--outputdir={output_dir}",
                    f"--bindir={install.bindir}", f"--host={server.socket_dir}", f"--port={server.port}",
                    f"--user={SUPERUSER}", f"--dbname={name}_test", "--load-extension=jobq", *names]
@@ -168,6 +168,7 @@ SUITES = [
     Suite("clients", "real drivers and ORMs", own_runner("clients"), "server"),
     Suite("async_commit", "which claims wait for the disk and for standbys", own_runner("async_commit"), "server"),
     Suite("load", "batch discipline and HOT updates under load", own_runner("load"), "server"),
+    Suite("dispatch", "no job is forgotten by the dispatcher", own_runner("dispatch"), "server"),
     Suite("docs", "docs/reference against the catalog", docs, "server"),
     Suite("demo", "scripts/demo, its short form", demo, "alone"),
 ]

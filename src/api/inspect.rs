@@ -40,6 +40,7 @@ pub fn diagnose(call: &Call) -> Outcome {
     let sink = call.rows();
     let database = pg::server::database_oid();
     let ticked_at = pg::shmem::maintainer(database).map(|slot| slot.ticked_at.load(SeqCst)).filter(|at| *at != 0);
+    let usage = pg::stripes::usage();
     as_owner(|session| {
         let (checkpoints_timed, checkpoints_requested) = store::inspect::checkpoints(session)?;
         let schema_version = store::inspect::extension(session)?.map_or_else(String::new, |(_, version)| version);
@@ -55,6 +56,10 @@ pub fn diagnose(call: &Call) -> Outcome {
             checkpoints_timed,
             checkpoints_requested,
             in_recovery: pg::server::in_recovery(),
+            dispatch: settings::dispatch(),
+            slots_used: usage.used,
+            slots: usage.slots,
+            swept: usage.swept,
         };
         store::inspect::diagnose(session, &facts)?.pass_to(&sink);
         Ok(())

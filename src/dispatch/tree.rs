@@ -49,6 +49,13 @@ enum Link {
     Right(u32),
 }
 
+impl Free {
+    /// Slots in use.
+    pub fn used(&self) -> usize {
+        self.used as usize
+    }
+}
+
 impl Slot {
     fn candidate(&self) -> Candidate {
         Candidate { priority: self.priority, run_at: self.key.run_at, id: self.key.id, kind: self.kind }
@@ -83,7 +90,7 @@ impl Pool<'_> {
     }
 
     pub fn used(&self) -> usize {
-        self.free.used as usize
+        self.free.used()
     }
 
     pub fn is_full(&self) -> bool {

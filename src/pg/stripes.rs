@@ -296,7 +296,24 @@ pub fn known_queues() -> Vec<Known> {
     known
 }
 
-/// Jobs that only sweeps found since the server started.
-pub fn swept() -> u64 {
-    (0..STRIPES).filter_map(|n| with(n, |_, swept| *swept)).fold(0, u64::saturating_add)
+/// How the memory is used, by all databases.
+#[derive(Default)]
+pub struct Usage {
+    pub slots: i64,
+    pub used: i64,
+    /// Jobs that only sweeps found since the server started.
+    pub swept: i64,
+}
+
+pub fn usage() -> Usage {
+    let mut usage = Usage::default();
+    for n in 0..STRIPES {
+        with(n, |stripe, swept| {
+            let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+            usage.slots = usage.slots.saturating_add(count(stripe.slots.len()));
+            usage.used = usage.used.saturating_add(count(stripe.free.used()));
+            usage.swept = usage.swept.saturating_add_unsigned(*swept);
+        });
+    }
+    usage
 }

@@ -32,11 +32,22 @@ pub struct Facts<'a> {
     pub checkpoints_timed: i64,
     pub checkpoints_requested: i64,
     pub in_recovery: bool,
+    pub dispatch: bool,
+    /// Candidates in shared memory, and how many it has room for.
+    pub slots_used: i64,
+    pub slots: i64,
+    /// Jobs that only sweeps found.
+    pub swept: i64,
 }
 
 /// Rows of jobq.check_result.
 pub fn diagnose<'s>(session: &'s Session, facts: &Facts<'_>) -> Result<Rows<'s>, Error> {
-    statement!(DIAGNOSE, "diagnose", [Timestamp, Bool, Timestamp, BigInt, Bool, Bool, Text, Text, BigInt, BigInt, Bool], Free);
+    statement!(
+        DIAGNOSE,
+        "diagnose",
+        [Timestamp, Bool, Timestamp, BigInt, Bool, Bool, Text, Text, BigInt, BigInt, Bool, Bool, BigInt, BigInt, BigInt],
+        Free
+    );
     session.look(
         &DIAGNOSE,
         &[
@@ -51,6 +62,10 @@ pub fn diagnose<'s>(session: &'s Session, facts: &Facts<'_>) -> Result<Rows<'s>,
             facts.checkpoints_timed.into(),
             facts.checkpoints_requested.into(),
             facts.in_recovery.into(),
+            facts.dispatch.into(),
+            facts.slots_used.into(),
+            facts.slots.into(),
+            facts.swept.into(),
         ],
     )
 }
