@@ -104,7 +104,7 @@ class Client:
             self.session.execute(f"SELECT jobq.{call}", [id])
 
     def step(self) -> None:
-        work = self.dice.choices([self.enqueue, self.enqueue_many, self.claim, self.finish, self.meddle], [30, 3, 30, 25, 6])[0]
+        work = self.dice.choices([self.enqueue, self.enqueue_many, self.claim, self.finish, self.meddle], [30, 1, 30, 25, 6])[0]
         fate = self.dice.choices(["alone", "commit", "rollback", "savepoint", "error"], [60, 8, 12, 12, 8])[0]
         before = list(self.held)
         try:
@@ -134,8 +134,9 @@ class Client:
             if self.session.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
                 self.session.execute("ROLLBACK")
             # What a failed or undone call has not finished is held still, or finished by the time it is tried again.
-            self.held = [held for held in self.held if scalar(
-                self.session, "SELECT count(*) FROM jobq._job WHERE id = %s AND lease = %s AND state = 'r'", list(held))]
+            self.held = self.session.execute(
+                "SELECT j.id, j.lease FROM jobq._job AS j JOIN unnest(%s::uuid[], %s::bigint[]) AS h (id, lease) USING (id, lease) "
+                "WHERE j.state = 'r'", [[held[0] for held in self.held], [held[1] for held in self.held]]).fetchall()
 
     def let_go(self) -> None:
         for id, lease in self.held:
@@ -167,4 +168,165 @@ def everybody(server: Cluster, report: Report) -> None:
         expect_equal(len({row[0] for row in claimed}), len(claimed), "no job came twice")
         expect_equal((len(claimed), pending(root)), (left, 0), "jobs that claims got, and that they did not")
         for queue in QUEUES:
+            root.execute("SELECT jobq.drop_queue(%s, true)", [queue])
+
+
+# ---- one thing at a time -----------------------------------------------------------------------------------------------------------
+
+def queue_that_is_known(session: Connection, name: str) -> None:
+    """A queue of which shared memory knows that it is empty: from here on every job must be offered."""
+    session.execute("SELECT jobq.create_queue(%s, keep_completed => false)", [name])
+    expect_equal(session.execute("SELECT id FROM jobq.claim(%s)", [name]).fetchall(), [], "jobs of a new queue")
+
+
+ENQUEUE_MANY = "SELECT count(*) FROM jobq.enqueue_many('k', (SELECT jsonb_agg('{}'::jsonb) FROM generate_series(1, %s)), %s)"
+
+
+@scene("more jobs than a transaction can note: enqueued, claimed and rolled back, in a subtransaction too: all come back")
+def crowds(server: Cluster, report: Report) -> None:
+    with connect(server) as root:
+        queue_that_is_known(root, "crowd")
+        root.execute(ENQUEUE_MANY, [1000, "crowd"])
+        for undo in ("ROLLBACK", "ROLLBACK TO s"):
+            root.execute("BEGIN; SAVEPOINT s")
+            expect_equal(scalar(root, "SELECT count(*) FROM jobq.claim('crowd', 1000)"), 1000, f"claimed before {undo}")
+            root.execute(undo)
+            root.execute("COMMIT" if undo.endswith("s") else "SELECT 1")
+        expect_equal(len(drain(root, ["crowd"])), 1000, "jobs claimed in the end")
+        root.execute("BEGIN; SAVEPOINT s")
+        root.execute(ENQUEUE_MANY, [1000, "crowd"])
+        root.execute("ROLLBACK TO s")
+        root.execute(ENQUEUE_MANY, [700, "crowd"])
+        root.execute("COMMIT")
+        expect_equal(len(drain(root, ["crowd"])), 700, "jobs enqueued after ROLLBACK TO")
+        root.execute("SELECT jobq.drop_queue('crowd', true)")
+
+
+@scene("a connection that dies in the middle of a claim: its jobs are there for the next one")
+def dies(server: Cluster, report: Report) -> None:
+    with connect(server) as root:
+        queue_that_is_known(root, "dies")
+        root.execute(ENQUEUE_MANY, [10, "dies"])
+        victim = connect(server)
+        victim.execute("BEGIN")
+        expect_equal(scalar(victim, "SELECT count(*) FROM jobq.claim('dies', 10)"), 10, "claimed")
+        expect_equal(scalar(root, "SELECT count(*) FROM jobq.claim('dies', 10)"), 0, "claimed beside it")
+        root.execute("SELECT pg_terminate_backend(%s)", [victim.info.backend_pid])
+        until(lambda: not scalar(root, "SELECT count(*) FROM pg_stat_activity WHERE pid = %s", [victim.info.backend_pid]), "it is gone")
+        expect_equal(len(drain(root, ["dies"])), 10, "claimed after it died")
+        root.execute("SELECT jobq.drop_queue('dies', true)")
+
+
+@scene("statements that fail halfway, and that go by the table, lose no job: REPEATABLE READ, a trigger that fails")
+def halfway(server: Cluster, report: Report) -> None:
+    with connect(server) as root, connect(server) as other:
+        queue_that_is_known(root, "halfway")
+        root.execute(ENQUEUE_MANY, [10, "halfway"])
+        # A claim by a statement takes rows that shared memory proposes to another one meanwhile; then it fails.
+        root.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        expect_equal(scalar(root, "SELECT count(*) FROM jobq.claim('halfway', 10)"), 10, "claimed in REPEATABLE READ")
+        expect_equal(scalar(other, "SELECT count(*) FROM jobq.claim('halfway', 10)"), 0, "claimed beside it")
+        root.execute("ROLLBACK")
+        expect_equal(scalar(other, "SELECT count(*) FROM jobq.claim('halfway', 10)"), 10, "claimed afterwards")
+        other.execute("SELECT jobq.release(id, lease) FROM jobq._job")
+        # A row with a trigger that fails: the statement has locked all ten by then.
+        root.execute("""CREATE FUNCTION pg_temp.fails() RETURNS trigger LANGUAGE plpgsql AS
+                        $$ BEGIN RAISE 'no'; END $$""")
+        root.execute("CREATE TRIGGER fails BEFORE UPDATE ON jobq._job FOR EACH ROW EXECUTE FUNCTION pg_temp.fails()")
+        try:
+            root.execute("SELECT * FROM jobq.claim('halfway', 10)")
+            raise AssertionError("the trigger did not fail")
+        except psycopg.errors.RaiseException:
+            root.execute("DROP TRIGGER fails ON jobq._job")
+        expect_equal(len(drain(other, ["halfway"])), 10, "claimed after all")
+        root.execute("SELECT jobq.drop_queue('halfway', true)")
+
+
+@scene("what no transaction tells: COMMIT PREPARED and ROLLBACK PREPARED are seen at once, rows added by hand by the next sweep")
+def untold(server: Cluster, report: Report) -> None:
+    with connect(server) as root:
+        queue_that_is_known(root, "untold")
+        claimed = lambda: scalar(root, "SELECT count(*) FROM jobq.claim('untold', 100)")  # noqa: E731
+        root.execute("BEGIN")
+        root.execute(ENQUEUE_MANY, [5, "untold"])
+        root.execute("PREPARE TRANSACTION 'jobs'")
+        expect_equal(claimed(), 0, "claimed while it is prepared")
+        root.execute("COMMIT PREPARED 'jobs'")
+        until(lambda: claimed() == 5, "the jobs of COMMIT PREPARED")
+        root.execute("SELECT jobq.release(id, lease) FROM jobq._job")
+        root.execute("BEGIN")
+        expect_equal(claimed(), 5, "claimed by the transaction to be prepared")
+        root.execute("PREPARE TRANSACTION 'claims'")
+        expect_equal(claimed(), 0, "claimed while it is prepared")
+        root.execute("ROLLBACK PREPARED 'claims'")
+        until(lambda: claimed() == 5, "the jobs of ROLLBACK PREPARED")
+        root.execute("INSERT INTO jobq._job (id, enqueued_at, run_at, timeout_ms, queue_id, priority, max_attempts, scheduled, unique_pending, "
+                     "kind, payload) SELECT gen_random_uuid(), enqueued_at, run_at, timeout_ms, queue_id, priority, max_attempts, "
+                     "scheduled, unique_pending, kind, payload FROM jobq._job")
+        expect_equal(claimed(), 0, "claimed before a sweep: else this shows nothing")
+        root.execute("SELECT jobq.tick()")
+        expect_equal(claimed(), 5, "claimed after a sweep")
+        root.execute("SELECT jobq.drop_queue('untold', true)")
+
+
+@scene("jobq.dispatch off and on again, jobs coming and going: nothing is forgotten")
+def switched(server: Cluster, report: Report) -> None:
+    def switch(value: str) -> None:
+        server.configure({"jobq.dispatch": value})
+        server.reload()
+        with connect(server) as session:
+            until(lambda: scalar(session, "SELECT current_setting('jobq.dispatch')") == value, f"jobq.dispatch = {value}")
+
+    with connect(server) as root:
+        queue_that_is_known(root, "switched")
+        for value in ("off", "on"):
+            root.execute(ENQUEUE_MANY, [10, "switched"])
+            switch(value)
+            until(lambda: scalar(root, "SELECT current_setting('jobq.dispatch')") == value, "this session has heard")
+            expect_equal(scalar(root, "SELECT count(*) FROM jobq.claim('switched', 5)"), 5, f"claimed with dispatch {value}")
+        expect_equal(len(drain(root, ["switched"])), 10, "claimed in the end")
+        root.execute("SELECT jobq.drop_queue('switched', true)")
+
+
+@scene("scheduled jobs: each is handed out when its time has come, and not before")
+def scheduled(server: Cluster, report: Report) -> None:
+    with connect(server) as root:
+        queue_that_is_known(root, "scheduled")
+        root.execute("SELECT jobq.enqueue('k', queue => 'scheduled', priority => 1 + n % 3, delay => n * interval '2 ms') "
+                     "FROM generate_series(1, 300) AS n")
+        came: list[str] = []
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while len(came) < 300:
+            rows = root.execute("SELECT id, run_at <= clock_timestamp() FROM jobq.claim('scheduled', 7)").fetchall()
+            expect(all(in_time for _, in_time in rows), "a job came before its time")
+            came += [id for id, _ in rows]
+            expect(time.monotonic() < deadline, f"only {len(came)} of 300 jobs came")
+        expect_equal(len(set(came)), 300, "different jobs")
+        root.execute("SELECT jobq.drop_queue('scheduled', true)")
+
+
+@scene("after a crash of the server nothing is known and everything is found: 3000 jobs in 30 queues")
+def restart(server: Cluster, report: Report) -> None:
+    queues = [f"q{n:02}" for n in range(30)]
+    with connect(server) as root:
+        for queue in queues:
+            queue_that_is_known(root, queue)
+            root.execute(ENQUEUE_MANY, [100, queue])
+    server.stop("immediate")
+    server.start()
+    with connect(server) as root:
+        expect_equal(len(drain(root, queues)), 3000, "claimed after the restart")
+        for queue in queues:
+            root.execute("SELECT jobq.drop_queue(%s, true)", [queue])
+
+
+@scene("600 queues, more than shared memory has places for: each hands out its jobs")
+def many_queues(server: Cluster, report: Report) -> None:
+    queues = [f"m{n:03}" for n in range(600)]
+    with connect(server) as root:
+        for queue in queues:
+            queue_that_is_known(root, queue)
+            root.execute(ENQUEUE_MANY, [3, queue])
+        expect_equal(len(drain(root, queues)), 1800, "claimed")
+        for queue in queues:
             root.execute("SELECT jobq.drop_queue(%s, true)", [queue])
