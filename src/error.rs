@@ -36,6 +36,12 @@ pub enum Error {
     Contended,
     /// 55000: what needs the shared memory of a preloaded library, which this version does not have.
     NotInThisVersion { feature: &'static str },
+    /// 55000: what needs the shared memory of a preloaded library.
+    NeedsPreload { feature: &'static str },
+    /// 25001: a procedure that commits was called where it cannot.
+    InTransactionBlock { procedure: &'static str },
+    /// 08006: the client went away while its call waited; nobody reads this.
+    ClientGone,
     /// XX000: the database contradicts jobq. Always a bug, or tables changed by hand.
     Internal { what: String },
 }
@@ -84,6 +90,9 @@ impl Error {
             Error::QueueInUse { .. } => b"2BP01",
             Error::Contended => b"40001",
             Error::NotInThisVersion { .. } => b"55000",
+            Error::NeedsPreload { .. } => b"55000",
+            Error::InTransactionBlock { .. } => b"25001",
+            Error::ClientGone => b"08006",
             Error::Internal { .. } => b"XX000",
         }
     }
@@ -105,6 +114,9 @@ impl Error {
             Error::QueueInUse { queue, .. } => format!("jobq: queue {queue} has unfinished jobs"),
             Error::Contended => "jobq: other sessions changed the same rows at the same time".into(),
             Error::NotInThisVersion { feature } => format!("jobq: {feature} is not in this version"),
+            Error::NeedsPreload { feature } => format!("jobq: {feature} needs jobq in shared_preload_libraries"),
+            Error::InTransactionBlock { procedure } => format!("jobq: {procedure} cannot run inside a transaction block"),
+            Error::ClientGone => "jobq: the client is gone".into(),
             Error::Internal { what } => format!("jobq: {what}"),
         }
     }
@@ -133,6 +145,10 @@ impl Error {
             Error::QueueExists { .. } => Some("Change its options with jobq.alter_queue."),
             Error::QueueInUse { .. } => Some("Pass force => true to drop them too."),
             Error::NotInThisVersion { .. } => Some("Use bind => 'lease': the job comes back when its lease ends."),
+            Error::NeedsPreload { .. } => Some("Add it to shared_preload_libraries and restart the server."),
+            Error::InTransactionBlock { .. } => Some(
+                "Call it in autocommit mode, alone: not between BEGIN and COMMIT, with other statements in one message or pipeline, or in a function.",
+            ),
             Error::Internal { .. } => Some("Were jobq's private tables changed by hand? If not, this is a bug in jobq."),
             _ => None,
         }

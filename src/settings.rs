@@ -10,6 +10,7 @@ static RESCUE_GRACE: GucSetting<i32> = GucSetting::<i32>::new(0);
 static ASYNC_CLAIM: GucSetting<bool> = GucSetting::<bool>::new(true);
 static DISPATCH: GucSetting<bool> = GucSetting::<bool>::new(true);
 static DISPATCH_SLOTS: GucSetting<i32> = GucSetting::<i32>::new(65_536);
+static MAX_WAITERS: GucSetting<i32> = GucSetting::<i32>::new(1_024);
 static SWEEP_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 static MAX_PAYLOAD_BYTES: GucSetting<i32> = GucSetting::<i32>::new(1024 * 1024);
 
@@ -52,6 +53,16 @@ pub fn define(preloading: bool) {
             &DISPATCH_SLOTS,
             1_024,
             16 * 1024 * 1024,
+            GucContext::Postmaster,
+            GucFlags::default(),
+        );
+        GucRegistry::define_int_guc(
+            c"jobq.max_waiters",
+            c"Sessions that can wait in claim_wait at once.",
+            c"800 bytes each. One that names several queues counts once for each. Further ones look once a second.",
+            &MAX_WAITERS,
+            16,
+            262_143,
             GucContext::Postmaster,
             GucFlags::default(),
         );
@@ -138,6 +149,10 @@ pub fn dispatch() -> bool {
 
 pub fn dispatch_slots() -> usize {
     usize::try_from(DISPATCH_SLOTS.get()).unwrap_or(0)
+}
+
+pub fn max_waiters() -> usize {
+    usize::try_from(MAX_WAITERS.get()).unwrap_or(0)
 }
 
 pub fn sweep_interval_ms() -> i64 {

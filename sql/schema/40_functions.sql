@@ -35,6 +35,17 @@ CREATE FUNCTION jobq.claim(queue text DEFAULT NULL, batch int DEFAULT NULL, work
     LANGUAGE c VOLATILE ROWS 10 AS 'MODULE_PATHNAME', 'jobq_claim';
 COMMENT ON FUNCTION jobq.claim IS 'Hands out up to batch (1; at most 10000) ready jobs by priority, run_at and id. queue: one (default), or several as ''high,low'' in that order. worker: your name (pid-<backend pid>). lease_for: 1 s to 7 days (the queue''s, 5 min). bind: ''lease'', or ''session'' to be released when this connection ends.';
 
+CREATE PROCEDURE jobq.claim_wait(queue text DEFAULT NULL, batch int DEFAULT NULL, wait interval DEFAULT NULL, worker text DEFAULT NULL,
+    lease_for interval DEFAULT NULL, kinds text[] DEFAULT NULL, bind text DEFAULT NULL, INOUT jobs jsonb DEFAULT NULL)
+    LANGUAGE c AS 'MODULE_PATHNAME', 'jobq_claim_wait';
+COMMENT ON PROCEDURE jobq.claim_wait IS 'As claim, but waits inside the server, up to wait (20 s; at most 1 h), until there is a job; jobs is an array of objects with the fields of claim''s rows, empty when the time is over. Ends before statement_timeout. 25001: in a transaction block or pipeline; 55000: needs preload.';
+
+CREATE FUNCTION jobq.complete_and_claim(ids uuid[], leases bigint[], results jsonb DEFAULT NULL, queue text DEFAULT NULL,
+    batch int DEFAULT NULL, worker text DEFAULT NULL, lease_for interval DEFAULT NULL, kinds text[] DEFAULT NULL, bind text DEFAULT NULL,
+    on_stale text DEFAULT NULL) RETURNS SETOF jobq.claimed_job
+    LANGUAGE c VOLATILE ROWS 10 AS 'MODULE_PATHNAME', 'jobq_complete_and_claim';
+COMMENT ON FUNCTION jobq.complete_and_claim IS 'complete_many and claim in one call and one commit; with empty arrays it only claims. Arguments as there.';
+
 CREATE FUNCTION jobq.complete(id uuid, lease bigint, result jsonb DEFAULT NULL) RETURNS text
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'jobq_complete';
 COMMENT ON FUNCTION jobq.complete IS 'Finishes a claimed job, as part of the caller''s transaction. Returns ''completed''. JQ001: the lease was lost, roll back; JQ002: this lease has finished the job before.';

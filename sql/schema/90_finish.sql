@@ -1,4 +1,4 @@
 -- Nothing for PUBLIC: grant_access gives each role what it needs.
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA jobq FROM PUBLIC;
+REVOKE ALL ON ALL ROUTINES IN SCHEMA jobq FROM PUBLIC;
 
 SELECT jobq._installed();

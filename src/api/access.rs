@@ -12,8 +12,18 @@ use crate::store;
 use pgrx::pg_sys::Oid;
 
 const PRODUCER: &[&str] = &["enqueue", "enqueue_many", "enqueue_jobs", "cancel", "reschedule"];
-const WORKER: &[&str] =
-    &["claim", "complete", "complete_many", "fail", "release", "heartbeat", "heartbeat_many", "rescue_zombies"];
+const WORKER: &[&str] = &[
+    "claim",
+    "claim_wait",
+    "complete_and_claim",
+    "complete",
+    "complete_many",
+    "fail",
+    "release",
+    "heartbeat",
+    "heartbeat_many",
+    "rescue_zombies",
+];
 const READER: &[&str] = &["job", "stats", "diagnose"];
 const OPERATOR: &[&str] = &[
     "create_queue",

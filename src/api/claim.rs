@@ -4,7 +4,7 @@ use super::{batch, label};
 use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::pg;
-use crate::pg::call::{Answer, Call, Outcome};
+use crate::pg::call::{Answer, Call, Outcome, RowSink};
 use crate::pg::datum::Text;
 use crate::pg::switch::as_owner;
 use crate::rules::limits::{KINDS_PER_CLAIM, LEASE_MAX_MS, LEASE_MIN_MS, QUEUES_PER_CLAIM};
@@ -42,6 +42,44 @@ fn kinds(given: Option<Vec<Text>>) -> Result<Option<Vec<Text>>, Error> {
     Ok(Some(kinds))
 }
 
+/// What a call wants to claim.
+pub(super) struct Wanted {
+    pub queues: Vec<String>,
+    pub batch: i32,
+    pub worker: String,
+    pub lease_ms: Option<i64>,
+    pub kinds: Option<Vec<Text>>,
+}
+
+impl Wanted {
+    pub fn request(&self, now: Timestamp) -> Claim<'_> {
+        Claim {
+            batch: self.batch,
+            now,
+            lease_ms: self.lease_ms,
+            clock_part: lease::clock_part(now.0),
+            worker: &self.worker,
+            kinds: self.kinds.as_deref(),
+        }
+    }
+}
+
+/// The arguments queue, batch, worker, lease_for, kinds and bind, by their positions.
+pub(super) fn wanted(call: &Call, [queue, batch_size, worker, lease_for, kind_list, bind]: [usize; 6]) -> Result<Wanted, Error> {
+    let worker = match &call.text(worker) {
+        Some(name) => label(name, "worker")?.to_string(),
+        None => format!("pid-{}", pg::server::backend_pid()),
+    };
+    check_bind(call.text(bind).as_ref())?;
+    Ok(Wanted {
+        queues: queue_names(call.text(queue).as_ref())?,
+        batch: batch(call.int(batch_size), 1)?,
+        worker,
+        lease_ms: lease_ms(call.interval(lease_for))?,
+        kinds: kinds(call.texts(kind_list, "kinds")?)?,
+    })
+}
+
 fn check_bind(given: Option<&Text>) -> Result<(), Error> {
     match given.map(|bind| bind.utf8("bind")).transpose()? {
         None | Some("lease") => Ok(()),
@@ -59,45 +97,38 @@ fn may_be_lost(now: Timestamp) -> bool {
 
 /// `jobq.claim(queue, batch, worker, lease_for, kinds, bind)`
 pub fn claim(call: &Call) -> Outcome {
-    let queue_argument = call.text(0);
-    let names = queue_names(queue_argument.as_ref())?;
-    let wanted = batch(call.int(1), 1)?;
-    let worker_argument = call.text(2);
-    let worker = match &worker_argument {
-        Some(name) => label(name, "worker")?.to_string(),
-        None => format!("pid-{}", pg::server::backend_pid()),
-    };
-    let lease_ms = lease_ms(call.interval(3))?;
-    let kinds = kinds(call.texts(4, "kinds")?)?;
-    check_bind(call.text(5).as_ref())?;
+    let wanted = wanted(call, [0, 1, 2, 3, 4, 5])?;
+    hand_out(&wanted, &call.rows())?;
+    Ok(Answer::Null)
+}
 
-    let sink = call.rows();
+/// Claims what is wanted.
+pub(super) fn hand_out(wanted: &Wanted, sink: &RowSink) -> Result<(), Error> {
     let now = Timestamp::now();
     let may_be_lost = may_be_lost(now);
-    let clock_part = lease::clock_part(now.0);
-    let request = Claim { batch: wanted, now, lease_ms, clock_part, worker: &worker, kinds: kinds.as_deref() };
-    let (claimed, from_clock) = match store::direct::claim(&names, &request, &sink)? {
+    let request = wanted.request(now);
+    let (claimed, from_clock) = match store::direct::claim(&wanted.queues, &request, sink)? {
         Some(claimed) => (claimed.count > 0, claimed.from_clock),
         None => as_owner(|session| {
-            let queues = names.iter().map(|name| store::queues::by_name(session, name)).collect::<Result<Vec<_>, _>>()?;
-            let (mut left, mut from_clock) = (wanted, true);
+            let queues = wanted.queues.iter().map(|name| store::queues::by_name(session, name)).collect::<Result<Vec<_>, _>>()?;
+            let (mut left, mut from_clock) = (wanted.batch, true);
             for queue in queues.iter().filter(|queue| !queue.paused) {
                 let request = Claim { batch: left, now: Timestamp::now(), ..request };
                 let rows = store::enqueue::claim(session, queue, &request, lease::random_part(pg::server::random_bits()))?;
-                from_clock &=
-                    (0..rows.count()).all(|row| rows.bigint(row, 2).is_some_and(|lease| lease::from_clock(lease, clock_part)));
-                store::enqueue::hand_out(&rows, &sink);
+                from_clock &= (0..rows.count())
+                    .all(|row| rows.bigint(row, 2).is_some_and(|lease| lease::from_clock(lease, request.clock_part)));
+                store::enqueue::hand_out(&rows, sink);
                 left = left.saturating_sub(i32::try_from(rows.count()).unwrap_or(i32::MAX));
                 if left <= 0 {
                     break;
                 }
             }
-            Ok((left < wanted, from_clock))
+            Ok((left < wanted.batch, from_clock))
         })?,
     };
     // A lease that is not from the clock could be issued again if this claim were lost.
     if claimed && from_clock && may_be_lost {
         pg::xact::commit_without_waiting_if_still_alone();
     }
-    Ok(Answer::Null)
+    Ok(())
 }

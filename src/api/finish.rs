@@ -1,6 +1,6 @@
 //! What a lease holder may do: complete, complete_many, fail, release, heartbeat, heartbeat_many.
 
-use super::claim::lease_ms;
+use super::claim::{self, lease_ms};
 use super::{fits, history_slot, known_history_slot, required, result};
 use crate::background::rescue::policy;
 use crate::clock::Timestamp;
@@ -120,14 +120,35 @@ pub fn complete_many(call: &Call) -> Outcome {
     let results = results(call.jsonb(2), ids.len())?;
     let skip = skips_stale(call.text(3).as_ref())?;
     let sink = call.rows();
+    let done = complete_all(&ids, &leases, results, skip)?;
+    for id in ids {
+        sink.put(&[id.into(), done.contains(&id).into()]);
+    }
+    Ok(Answer::Null)
+}
+
+/// `jobq.complete_and_claim(ids, leases, results, queue, batch, worker, lease_for, kinds, bind, on_stale)`
+pub fn complete_and_claim(call: &Call) -> Outcome {
+    let (ids, leases) = pairs(call)?;
+    let results = results(call.jsonb(2), ids.len())?;
+    let wanted = claim::wanted(call, [3, 4, 5, 6, 7, 8])?;
+    let skip = skips_stale(call.text(9).as_ref())?;
+    let sink = call.rows();
+    complete_all(&ids, &leases, results, skip)?;
+    claim::hand_out(&wanted, &sink)?;
+    Ok(Answer::Null)
+}
+
+/// Which of the jobs are completed now. `skip`: stale leases are left out; else they are errors.
+fn complete_all(ids: &[Uuid], leases: &[i64], results: Option<Jsonb>, skip: bool) -> Result<HashSet<Uuid>, Error> {
     if ids.is_empty() {
-        return Ok(Answer::Null);
+        return Ok(HashSet::new());
     }
     let now = Timestamp::now();
     let result = |n| results.and_then(|results| results.element(n)).filter(|result| !result.is_null());
     let mut given: Vec<Finished> = ids
         .iter()
-        .zip(&leases)
+        .zip(leases)
         .enumerate()
         .map(|(n, (id, lease))| Finished { id: *id, lease: *lease, result: result(n) })
         .collect();
@@ -137,17 +158,14 @@ pub fn complete_many(call: &Call) -> Outcome {
     if done.len() < ids.len() {
         as_owner(|session| {
             let slot = history_slot(session, now)?;
-            done.extend(store::finish::complete_many(session, &ids, &leases, results, now, slot)?);
-            match ids.iter().zip(&leases).find(|(id, _)| !done.contains(*id)) {
+            done.extend(store::finish::complete_many(session, ids, leases, results, now, slot)?);
+            match ids.iter().zip(leases).find(|(id, _)| !done.contains(*id)) {
                 Some((id, lease)) if !skip => Err(refusal(session, *id, *lease, now)?),
                 _ => Ok(()),
             }
         })?;
     }
-    for id in ids {
-        sink.put(&[id.into(), done.contains(&id).into()]);
-    }
-    Ok(Answer::Null)
+    Ok(done)
 }
 
 /// The error text as it is kept: at most ERROR_BYTES, with a mark where it was cut.

@@ -8,6 +8,7 @@ pub mod finish;
 pub mod inspect;
 pub mod operate;
 pub mod queues;
+pub mod wait;
 
 use crate::clock::Timestamp;
 use crate::error::Error;
@@ -23,6 +24,8 @@ sql_functions! {
     jobq_enqueue_many => enqueue::enqueue_many,
     jobq_enqueue_jobs => enqueue::enqueue_jobs,
     jobq_claim => claim::claim,
+    jobq_claim_wait => wait::claim_wait,
+    jobq_complete_and_claim => finish::complete_and_claim,
     jobq_complete => finish::complete,
     jobq_complete_many => finish::complete_many,
     jobq_fail => finish::fail,

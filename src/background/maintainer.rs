@@ -146,7 +146,7 @@ fn serve(database: pg_sys::Oid) -> Result<(), String> {
             Ok(true) => {
                 ticked(slot);
                 error_pause_ms = 0;
-                process::wait(settings::tick_interval_ms().min(LOOK_MS));
+                proposals.wait(slot, settings::tick_interval_ms().min(LOOK_MS));
             }
             // A restore has begun while we were at it: the next look waits.
             Err(_) if matches!(transaction(c"look", super::is_original), Ok(false)) => process::wait(LOOK_MS),

@@ -2,7 +2,7 @@
 //! transaction has offered. It only reads, and goes on in a database that waits for resume_after_restore.
 
 use crate::clock::Timestamp;
-use crate::pg::process::transaction;
+use crate::pg::process::{self, transaction};
 use crate::pg::shmem::Maintainer;
 use crate::pg::{server, stripes};
 use crate::settings;
@@ -17,17 +17,39 @@ pub struct Proposals {
     /// None: now.
     sweep_at: Option<Timestamp>,
     sweeps_seen: u32,
+    /// The last refill could not be made: not again before the next tick.
+    in_vain: bool,
+}
+
+fn is_low() -> bool {
+    stripes::known_queues().iter().any(|queue| queue.low.is_some())
 }
 
 impl Proposals {
+    /// Sleeps, at most so long, until there is something to do; jobs that fall due meanwhile go to those who wait for them.
+    pub fn wait(&self, slot: &Maintainer, milliseconds: i64) {
+        if !stripes::attached() || !settings::dispatch() {
+            return process::wait(milliseconds);
+        }
+        let until = server::monotonic_micros().saturating_add(milliseconds.saturating_mul(1_000));
+        loop {
+            let left = until.saturating_sub(server::monotonic_micros());
+            let due_in = stripes::next_due().map_or(i64::MAX, |due| due.saturating_sub(server::wall_clock_micros()));
+            let is_low = !self.in_vain && is_low();
+            if left <= 0 || due_in <= 0 || is_low || slot.sweeps_wanted.load(SeqCst) != self.sweeps_seen {
+                return;
+            }
+            process::wait(left.min(due_in).saturating_add(999) / 1_000);
+        }
+    }
+
     pub fn keep_up(&mut self, slot: &Maintainer) -> Result<(), String> {
         if !stripes::attached() || !settings::dispatch() {
             return Ok(());
         }
-        while stripes::known_queues().iter().any(|queue| queue.low.is_some()) {
-            if transaction(c"refill", |_| candidates::refill_all())? == 0 {
-                break;
-            }
+        self.in_vain = false;
+        while !self.in_vain && is_low() {
+            self.in_vain = transaction(c"refill", |_| candidates::refill_all())? == 0;
         }
         let wanted = slot.sweeps_wanted.load(SeqCst);
         let now = Timestamp::now();

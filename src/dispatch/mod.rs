@@ -5,10 +5,12 @@
 //!
 //! * `tree`: ordered sets that share one pool of slots.
 //! * `window`: one ordered set, and what is vouched for about the jobs that are not in it.
-//! * `stripe`: the windows of several queues on one pool, and who gives way when it is full.
+//! * `waiters`: who waits for a job, and who is woken.
+//! * `stripe`: the windows and waiters of several queues on one pool, and who gives way when it is full.
 
 pub mod stripe;
 pub mod tree;
+pub mod waiters;
 pub mod window;
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! When the pool is full a window below its share takes a slot from the fullest one; any other gives up its own last candidate.
 
 use super::tree::{Free, Pool, Slot};
+use super::waiters::{Line, Places, Room, Waiter, Wakes};
 use super::window::Window;
 use super::{Candidate, Key};
 
@@ -30,6 +31,7 @@ pub struct Entry {
     looked_at: u64,
     /// Somebody was asked to refill it since the last refill began.
     asked: bool,
+    line: Line,
 }
 
 impl Entry {
@@ -41,6 +43,7 @@ impl Entry {
         clock: i64::MIN,
         looked_at: 0,
         asked: false,
+        line: Line::EMPTY,
     };
 }
 
@@ -79,6 +82,9 @@ pub struct Stripe<'m> {
     pub slots: &'m mut [Slot],
     pub free: &'m mut Free,
     pub counts: &'m mut Counts,
+    pub waiters: &'m mut [Waiter],
+    pub places: &'m mut Places,
+    pub wakes: &'m mut Wakes,
 }
 
 impl Stripe<'_> {
@@ -87,13 +93,15 @@ impl Stripe<'_> {
         self.entries.iter().position(|entry| entry.in_use && entry.key == *key)
     }
 
-    /// The queue's place, made if there is none: the queue that no claim has looked at for the longest time is forgotten.
+    /// The queue's place, made if there is none: the queue that no claim has looked at for the longest time is forgotten. None when
+    /// somebody waits for each of them.
     pub fn entry(&mut self, key: &QueueKey) -> Option<usize> {
         let at = match self.find(key) {
             Some(at) => at,
             None => {
-                let idle = self.entries.iter().enumerate().min_by_key(|(_, entry)| (entry.in_use, entry.looked_at));
-                let at = idle.map(|(at, _)| at)?;
+                let idle =
+                    self.entries.iter().enumerate().min_by_key(|(_, entry)| (entry.line.count, entry.in_use, entry.looked_at));
+                let at = idle.filter(|(_, entry)| entry.line.count == 0).map(|(at, _)| at)?;
                 self.remove(at);
                 *self.entries.get_mut(at)? = Entry { key: *key, in_use: true, ..Entry::EMPTY };
                 at
@@ -109,10 +117,10 @@ impl Stripe<'_> {
         self.entries.iter().enumerate().filter(|(_, entry)| entry.in_use).map(|(at, entry)| (at, &entry.key))
     }
 
-    /// Forgets a queue and gives its place free.
+    /// Forgets a queue and, if nobody waits for it, gives its place free.
     pub fn remove(&mut self, at: usize) {
         self.forget(at);
-        if let Some(entry) = self.entries.get_mut(at) {
+        if let Some(entry) = self.entries.get_mut(at).filter(|entry| entry.line.count == 0) {
             *entry = Entry::EMPTY;
         }
     }
@@ -130,6 +138,10 @@ impl Stripe<'_> {
     pub fn offer(&mut self, at: usize, candidate: &Candidate, now: i64) -> bool {
         let now = self.clock(at, now);
         let side = if candidate.run_at <= now { Side::Ready } else { Side::Due };
+        if side == Side::Ready {
+            // Whether or not it is kept: who waits for its kind may look behind the horizon.
+            self.wake(at, |waiter| waiter.wants(candidate.kind));
+        }
         self.offer_to(at, side, candidate)
     }
 
@@ -185,11 +197,132 @@ impl Stripe<'_> {
         sides.max_by_key(|(len, _, _)| *len).map(|(_, at, side)| (at, side))
     }
 
-    /// A job that a transaction will not offer one by one: whatever lies from this key on is unknown.
+    /// Jobs that a transaction will not offer one by one: whatever lies from this key on is unknown.
     pub fn let_go(&mut self, at: usize, side: Side, key: Key) {
         if let Some((window, _)) = self.parts(at, side) {
             window.let_go(key);
         }
+        self.wake_for_anything(at);
+    }
+
+    /// There may be jobs of all kinds: one who takes any of them finds out; those who want certain kinds must look by themselves.
+    fn wake_for_anything(&mut self, at: usize) {
+        self.wake(at, Waiter::wants_any);
+        while self.wake(at, |waiter| !waiter.wants_any()) {}
+    }
+
+    /// Wakes the first waiter that is `fit`; false when there is none.
+    fn wake(&mut self, at: usize, fit: impl Fn(&Waiter) -> bool) -> bool {
+        if self.wakes.is_full() {
+            return false;
+        }
+        let Some(entry) = self.entries.get_mut(at) else { return false };
+        let woken = Room { waiters: self.waiters, places: self.places }.wake(&mut entry.line, fit);
+        if let Some(owner) = woken {
+            self.wakes.add(owner);
+        }
+        woken.is_some()
+    }
+
+    /// Runs `body` with a queue's line.
+    fn in_line<T>(&mut self, at: usize, body: impl FnOnce(&mut Room<'_>, &mut Line) -> T) -> Option<T> {
+        let entry = self.entries.get_mut(at)?;
+        Some(body(&mut Room { waiters: self.waiters, places: self.places }, &mut entry.line))
+    }
+
+    /// Somebody waits for jobs of these kinds, of any when none are given: his number. None when there is no place.
+    pub fn join(&mut self, at: usize, owner: u64, kinds: &[u32]) -> Option<u32> {
+        self.in_line(at, |room, line| room.join(line, owner, kinds))?
+    }
+
+    /// A waiter is about to look: he takes up his old place if he was woken. False: he has no place any more.
+    pub fn rejoin(&mut self, at: usize, n: u32, owner: u64) -> bool {
+        let rejoined = self.in_line(at, |room, line| {
+            let is_his = room.is_at(n, owner);
+            if is_his {
+                room.rejoin(line, n);
+            }
+            is_his
+        });
+        rejoined == Some(true)
+    }
+
+    /// Was he woken since he last took up his place?
+    pub fn is_woken(&mut self, at: usize, n: u32, owner: u64) -> bool {
+        self.in_line(at, |room, _| !room.is_at(n, owner) || room.is_woken(n)).unwrap_or(true)
+    }
+
+    /// A waiter leaves for good, and the next one looks at what he leaves behind.
+    pub fn leave(&mut self, at: usize, n: u32, owner: u64) {
+        let was_woken = self.in_line(at, |room, line| {
+            let was_woken = room.is_woken(n);
+            if room.is_at(n, owner) {
+                room.leave(line, n);
+            }
+            was_woken
+        });
+        self.pass_on(at, was_woken == Some(true));
+    }
+
+    /// Wakes the first waiter that can use what there is. `unsure`: also if it may be there without being known.
+    fn pass_on(&mut self, at: usize, unsure: bool) {
+        const LOOKS: usize = 32;
+        let mut key = Key::MIN;
+        for _ in 0..LOOKS {
+            let Some((ready, pool)) = self.parts(at, Side::Ready) else { return };
+            let horizon = ready.horizon();
+            match ready.after(&pool, &key).filter(|(next, _)| *next < horizon) {
+                Some((next, candidate)) => {
+                    if self.wake(at, |waiter| waiter.wants(candidate.kind)) {
+                        return;
+                    }
+                    key = next;
+                }
+                None => {
+                    if horizon < Key::MAX {
+                        self.wake(at, |waiter| unsure || waiter.wants_any());
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// May somebody who wants these kinds, and has just found nothing, wait to be woken? Not while jobs may be there that nobody
+    /// knows of; but who wants certain kinds has looked behind the horizon himself.
+    pub fn may_wait(&mut self, at: usize, kinds: &[u32], now: i64) -> bool {
+        let now = self.clock(at, now);
+        self.move_due(at, now);
+        let Some((due, _)) = self.parts(at, Side::Due) else { return false };
+        if due.horizon().run_at <= now {
+            return false;
+        }
+        let Some((ready, pool)) = self.parts(at, Side::Ready) else { return false };
+        let matching = ready.find(&pool, |candidate| kinds.is_empty() || kinds.contains(&candidate.kind)).is_some();
+        !matching && (ready.horizon() == Key::MAX || !kinds.is_empty())
+    }
+
+    /// The database of the queue at a place.
+    pub fn database_at(&self, at: usize) -> Option<u32> {
+        self.entries.get(at).filter(|entry| entry.in_use).map(|entry| entry.key.database)
+    }
+
+    /// When the first job falls due that somebody may wait for; the end of time when nobody does.
+    pub fn timer(&mut self, at: usize) -> i64 {
+        if self.entries.get(at).is_none_or(|entry| entry.line.count == 0) {
+            return i64::MAX;
+        }
+        self.parts(at, Side::Due).and_then(|(due, pool)| due.first_run_at(&pool)).unwrap_or(i64::MAX)
+    }
+
+    /// When the next job falls due for which somebody waits; what is due now goes over to the ready ones.
+    pub fn next_due(&mut self, at: usize, now: i64) -> Option<i64> {
+        self.entries.get(at).filter(|entry| entry.line.count > 0)?;
+        let now = self.clock(at, now);
+        self.move_due(at, now);
+        let (due, pool) = self.parts(at, Side::Due)?;
+        let until = due.first_run_at(&pool).unwrap_or(i64::MAX).min(due.horizon().run_at);
+        (until < i64::MAX).then_some(until)
     }
 
     /// The clock as it counts for this queue, for refills too: small steps back are ignored, a large one empties the entry.
@@ -230,6 +363,7 @@ impl Stripe<'_> {
         loop {
             let Some((due, mut pool)) = self.parts(at, Side::Due) else { return };
             let Some(candidate) = due.take_due(&mut pool, now) else { return };
+            self.wake(at, |waiter| waiter.wants(candidate.kind));
             self.offer_to(at, Side::Ready, &candidate);
         }
     }
@@ -310,5 +444,6 @@ impl Stripe<'_> {
                 window.forget(&mut pool);
             }
         }
+        self.wake_for_anything(at);
     }
 }

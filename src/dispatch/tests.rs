@@ -2,6 +2,7 @@
 
 use super::stripe::{Counts, Entry, Found, QueueKey, Side, Stripe};
 use super::tree::{Free, Pool, Slot, Tree};
+use super::waiters::{Places, Wakes};
 use super::{Candidate, Key};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -212,7 +213,8 @@ proptest! {
         let mut entries = [Entry::EMPTY; 2];
         let mut slots = vec![Slot::EMPTY; capacity];
         let (mut free, mut counts) = (Free::default(), Counts::default());
-        let mut stripe = Stripe { entries: &mut entries, slots: &mut slots, free: &mut free, counts: &mut counts };
+        let mut stripe = Stripe { entries: &mut entries, slots: &mut slots, free: &mut free, counts: &mut counts,
+            waiters: &mut [], places: &mut Places::default(), wakes: &mut Wakes::none() };
         let at: Vec<usize> = (0..2).filter_map(|queue| stripe.entry(&QueueKey { database: 1, installation: 2, queue })).collect();
         prop_assert_eq!(at.len(), 2);
         let mut world = World {

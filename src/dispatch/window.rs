@@ -66,8 +66,8 @@ impl Window {
         true
     }
 
-    /// Takes out the first candidate below the horizon that is `wanted`; none: the window is short.
-    pub fn take(&mut self, pool: &mut Pool<'_>, wanted: impl Fn(&Candidate) -> bool) -> Option<Candidate> {
+    /// The first candidate below the horizon that is `wanted`; none: the window is short.
+    pub fn find(&self, pool: &Pool<'_>, wanted: impl Fn(&Candidate) -> bool) -> Option<Key> {
         let mut key = Key::MIN;
         loop {
             let (next, candidate) = pool.after(&self.set, &key)?;
@@ -75,11 +75,21 @@ impl Window {
                 return None;
             }
             if wanted(&candidate) {
-                pool.remove(&mut self.set, &next);
-                return Some(candidate);
+                return Some(next);
             }
             key = next;
         }
+    }
+
+    /// Takes out what `find` finds.
+    pub fn take(&mut self, pool: &mut Pool<'_>, wanted: impl Fn(&Candidate) -> bool) -> Option<Candidate> {
+        let key = self.find(pool, wanted)?;
+        pool.remove(&mut self.set, &key)
+    }
+
+    /// The first candidate behind a key.
+    pub fn after(&self, pool: &Pool<'_>, key: &Key) -> Option<(Key, Candidate)> {
+        pool.after(&self.set, key)
     }
 
     /// Takes out the first candidate, below the horizon or not, if its time has come.

@@ -24,6 +24,7 @@ pub enum Answer {
     Bool(bool),
     Int(i32),
     BigInt(i64),
+    Datum(pg_sys::Datum),
 }
 
 pub type Outcome = Result<Answer, Error>;
@@ -97,6 +98,33 @@ impl Call {
     pub fn texts(&self, n: usize, argument: &'static str) -> Result<Option<Vec<Text>>, Error> {
         // SAFETY: sql/schema declares this argument as text[].
         self.datum(n).map(|datum| unsafe { super::datum::texts(datum, argument) }).transpose()
+    }
+
+    /// Was a procedure called so that it may commit: not in a transaction block, a function, or a pipeline?
+    pub fn may_commit(&self) -> bool {
+        // SAFETY: fcinfo is valid; a CALL passes a CallContext, and the tag says so. The rest is this backend's transaction state.
+        unsafe {
+            let context = (*self.fcinfo).context;
+            !context.is_null()
+                && (*context).type_ == pg_sys::NodeTag::T_CallContext
+                && !(*context.cast::<pg_sys::CallContext>()).atomic
+                && pg_sys::GetCurrentTransactionNestLevel() == 1
+                && pg_sys::MyXactFlags & pg_sys::XACT_FLAGS_PIPELINING as c_int == 0
+        }
+    }
+
+    /// The one row that a procedure with INOUT arguments answers with.
+    pub fn row(&self, values: &[super::spi::Param]) -> Answer {
+        let mut datums: Vec<pg_sys::Datum> = values.iter().map(|value| value.datum()).collect();
+        let mut nulls: Vec<bool> = values.iter().map(|value| value.is_null()).collect();
+        // SAFETY: fcinfo is valid; the declared result is a row with one column per value (sql/schema), else Postgres raises.
+        unsafe {
+            let mut descriptor: pg_sys::TupleDesc = std::ptr::null_mut();
+            pg_sys::get_call_result_type(self.fcinfo, std::ptr::null_mut(), &mut descriptor);
+            let descriptor = pg_sys::BlessTupleDesc(descriptor);
+            let tuple = pg_sys::heap_form_tuple(descriptor, datums.as_mut_ptr(), nulls.as_mut_ptr());
+            Answer::Datum(pg_sys::HeapTupleHeaderGetDatum((*tuple).t_data))
+        }
     }
 
     /// Where a set-returning function puts its rows. All of them are kept before the first is read: a claim is never half done
@@ -182,6 +210,7 @@ fn datum_of(answer: Answer) -> Option<pg_sys::Datum> {
         Answer::Bool(value) => Some(pg_sys::Datum::from(value)),
         Answer::Int(value) => Some(pg_sys::Datum::from(value)),
         Answer::BigInt(value) => Some(pg_sys::Datum::from(value)),
+        Answer::Datum(value) => Some(value),
     }
 }
 

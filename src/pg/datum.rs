@@ -119,6 +119,17 @@ impl Jsonb {
     }
 
     /// Elements of the root array, or fields of the root object.
+    /// As it lies in memory, without its length.
+    pub fn content(&self) -> &[u8] {
+        // SAFETY: from_datum detoasted it; the length comes from its own header.
+        unsafe {
+            std::slice::from_raw_parts(
+                pgrx::varlena::vardata_any(self.varlena).cast(),
+                pgrx::varlena::varsize_any_exhdr(self.varlena),
+            )
+        }
+    }
+
     pub fn element_count(&self) -> usize {
         (self.root() & JB_CMASK) as usize
     }

@@ -37,7 +37,7 @@ pub fn change(grant: bool, object: &Object<'_>, role: pg_sys::Oid) {
             Object::Schema => (pg_sys::ObjectType::OBJECT_SCHEMA, c"usage", list([string("jobq").cast()])),
             Object::Views(names) => (pg_sys::ObjectType::OBJECT_TABLE, c"select", list(names.iter().map(|name| view(name)))),
             Object::Functions(names) => {
-                (pg_sys::ObjectType::OBJECT_FUNCTION, c"execute", list(names.iter().map(|name| function(name))))
+                (pg_sys::ObjectType::OBJECT_ROUTINE, c"execute", list(names.iter().map(|name| function(name))))
             }
         };
         let grantee: *mut pg_sys::RoleSpec = node(pg_sys::NodeTag::T_RoleSpec);

@@ -15,4 +15,5 @@ pub mod stripes;
 pub mod switch;
 pub mod table;
 pub mod two_phase;
+pub mod waiting;
 pub mod xact;

@@ -194,6 +194,12 @@ unsafe extern "C-unwind" {
     fn SetLatch(latch: *mut pg_sys::Latch);
 }
 
+/// Wakes whoever sleeps on a latch of the server's shared memory. Neither allocates nor raises.
+pub(super) fn set_latch(latch: *mut pg_sys::Latch) {
+    // SAFETY: a process's latch stays where it is; one that has another owner by now wakes him for nothing.
+    unsafe { SetLatch(latch) }
+}
+
 /// A transaction that nobody noted has ended: what it made ready must be looked for.
 pub fn ask_for_a_sweep() {
     if let Some(slot) = maintainer(server::database_oid()) {
@@ -208,8 +214,7 @@ pub fn wake_maintainer(database: u32) {
     for slot in slots.filter(|slot| slot.database.load(SeqCst) == database) {
         let latch = slot.latch.load(SeqCst);
         if !latch.is_null() {
-            // SAFETY: a process's latch stays where it is; one that has another owner by now wakes him for nothing.
-            unsafe { SetLatch(latch) };
+            set_latch(latch);
         }
     }
 }

@@ -251,7 +251,26 @@ pub(super) fn connected<T>(body: impl FnOnce(&Session) -> Result<T, Error>) -> R
     outcome
 }
 
+/// Connects to SPI for the time of `body`, which may commit. Only in a procedure that was not called inside a transaction block.
+pub fn non_atomic<T>(body: impl FnOnce(&mut Session) -> Result<T, Error>) -> Result<T, Error> {
+    // SAFETY: as for `connected`.
+    if unsafe { pg_sys::SPI_connect_ext(pg_sys::SPI_OPT_NONATOMIC as c_int) } != pg_sys::SPI_OK_CONNECT as c_int {
+        return Err(Error::internal("SPI is not available"));
+    }
+    let outcome = body(&mut Session(PhantomData));
+    // SAFETY: connected above; every Rows borrowed the session and is gone.
+    unsafe { pg_sys::SPI_finish() };
+    outcome
+}
+
 impl Session {
+    /// Ends the transaction and begins another one. Only for a session of `non_atomic`, outside the privilege switch.
+    pub fn commit(&mut self) {
+        // SAFETY: no Rows is alive, as they borrow the session. Under the switch an ERROR after this would leave the caller with the
+        // owner's rights: `as_owner` gives its body a shared reference, which cannot commit.
+        unsafe { pg_sys::SPI_commit() }
+    }
+
     /// Runs a statement that may write; it sees everything committed before it started (READ COMMITTED).
     pub fn run(&self, statement: &Statement, params: &[Param]) -> Result<Rows<'_>, Error> {
         self.execute(statement, params, false)

@@ -6,6 +6,7 @@
 use super::{server, shmem};
 use crate::dispatch::stripe::{Counts, Entry, Found, QueueKey, Side, Stripe};
 use crate::dispatch::tree::{Free, Slot};
+use crate::dispatch::waiters::{Places, Waiter, Wakes};
 use crate::dispatch::{Candidate, Key};
 use crate::settings;
 use pgrx::pg_sys;
@@ -29,6 +30,7 @@ struct Head {
     counts: Counts,
     /// Jobs that only a sweep found.
     swept: u64,
+    places: Places,
 }
 
 #[derive(Clone, Copy)]
@@ -38,6 +40,8 @@ struct Memory {
     entries: *mut Entry,
     slots: *mut Slot,
     slots_per_stripe: usize,
+    waiters: *mut Waiter,
+    waiters_per_stripe: usize,
 }
 
 /// Set in the postmaster and inherited by every process it forks; None without preload.
@@ -68,7 +72,9 @@ fn part<T>(count: usize) -> usize {
 
 fn bytes() -> usize {
     let slots = part::<Slot>(slots_per_stripe().saturating_mul(STRIPES));
-    part::<Head>(STRIPES).saturating_add(part::<Entry>(ENTRIES)).saturating_add(slots)
+    // All may wait for the queues of one stripe.
+    let waiters = part::<Waiter>(settings::max_waiters().saturating_mul(STRIPES));
+    part::<Head>(STRIPES).saturating_add(part::<Entry>(ENTRIES)).saturating_add(slots).saturating_add(waiters)
 }
 
 /// Asks for the memory and the locks; when the postmaster's hook says that it is time.
@@ -98,6 +104,8 @@ pub(super) fn startup() {
             entries: entries.cast(),
             slots: slots.cast(),
             slots_per_stripe: slots_per_stripe(),
+            waiters: slots.add(part::<Slot>(slots_per_stripe().saturating_mul(STRIPES))).cast(),
+            waiters_per_stripe: settings::max_waiters(),
         }));
     }
 }
@@ -118,14 +126,24 @@ fn with<T>(n: usize, body: impl FnOnce(&mut Stripe<'_>, &mut u64) -> T) -> Optio
         let entries = std::slice::from_raw_parts_mut(memory.entries.add(n.saturating_mul(QUEUES_PER_STRIPE)), QUEUES_PER_STRIPE);
         let slots =
             std::slice::from_raw_parts_mut(memory.slots.add(n.saturating_mul(memory.slots_per_stripe)), memory.slots_per_stripe);
+        let waiters = std::slice::from_raw_parts_mut(
+            memory.waiters.add(n.saturating_mul(memory.waiters_per_stripe)),
+            memory.waiters_per_stripe,
+        );
         if std::mem::replace(&mut head.in_update, true) {
             entries.fill(Entry::EMPTY);
-            head.free = Free::default();
+            waiters.fill(Waiter::EMPTY);
+            (head.free, head.places) = (Free::default(), Places::default());
         }
-        let mut stripe = Stripe { entries, slots, free: &mut head.free, counts: &mut head.counts };
+        let mut wakes = Wakes::none();
+        let (free, counts, places) = (&mut head.free, &mut head.counts, &mut head.places);
+        let mut stripe = Stripe { entries, slots, free, counts, waiters, places, wakes: &mut wakes };
         let outcome = body(&mut stripe, &mut head.swept);
         head.in_update = false;
         LWLockRelease(lock);
+        for owner in wakes.owners() {
+            shmem::set_latch(*owner as usize as *mut pg_sys::Latch);
+        }
         Some(outcome)
     }
 }
@@ -180,13 +198,19 @@ pub fn take(key: &QueueKey, batch: usize, kinds: Option<&[u32]>) -> Option<Taken
 
 /// Jobs that became ready, or will be. Neither allocates nor raises.
 pub fn offer<'c>(key: &QueueKey, candidates: impl Iterator<Item = &'c Candidate>) {
-    with(stripe_of(key), |stripe, _| {
-        let Some(at) = stripe.find(key) else { return };
+    let earlier = with(stripe_of(key), |stripe, _| {
+        let Some(at) = stripe.find(key) else { return false };
         let now = server::wall_clock_micros();
+        let before = stripe.timer(at);
         candidates.for_each(|candidate| {
             stripe.offer(at, candidate, now);
         });
+        stripe.timer(at) < before
     });
+    // Somebody waits, and his job comes earlier than the maintainer has set his alarm for.
+    if earlier == Some(true) {
+        shmem::wake_maintainer(key.database);
+    }
 }
 
 /// Jobs that a sweep has read; those that were missing are counted.
@@ -294,6 +318,63 @@ pub fn known_queues() -> Vec<Known> {
         });
     }
     known
+}
+
+/// A place in the line of a queue.
+#[derive(Clone, Copy)]
+pub struct Standing {
+    key: QueueKey,
+    n: u32,
+    owner: u64,
+}
+
+impl Standing {
+    pub const NOWHERE: Standing = Standing { key: QueueKey { database: 0, installation: 0, queue: 0 }, n: 0, owner: 0 };
+
+    /// Joins the line for jobs of these kinds, of any when none are given; None when there is no place.
+    pub fn join(key: &QueueKey, latch: *mut pg_sys::Latch, kinds: &[u32]) -> Option<Standing> {
+        let owner = latch as usize as u64;
+        let n = with(stripe_of(key), |stripe, _| stripe.entry(key).and_then(|at| stripe.join(at, owner, kinds)))??;
+        Some(Standing { key: *key, n, owner })
+    }
+
+    /// Before looking: takes up the old place if woken. False: it is lost.
+    pub fn rejoin(&self) -> bool {
+        self.in_line(|stripe, at| stripe.rejoin(at, self.n, self.owner)).unwrap_or(false)
+    }
+
+    /// Was he woken since he last looked?
+    pub fn is_woken(&self) -> bool {
+        self.in_line(|stripe, at| stripe.is_woken(at, self.n, self.owner)).unwrap_or(true)
+    }
+
+    /// Neither allocates nor raises.
+    pub fn leave(&self) {
+        self.in_line(|stripe, at| stripe.leave(at, self.n, self.owner));
+    }
+
+    /// May he who has just found nothing of these kinds go to sleep?
+    pub fn may_wait(&self, kinds: &[u32]) -> bool {
+        let now = server::wall_clock_micros();
+        self.in_line(|stripe, at| stripe.may_wait(at, kinds, now)).unwrap_or(false)
+    }
+
+    fn in_line<T>(&self, body: impl FnOnce(&mut Stripe<'_>, usize) -> T) -> Option<T> {
+        with(stripe_of(&self.key), |stripe, _| stripe.find(&self.key).map(|at| body(stripe, at)))?
+    }
+}
+
+/// When the next job falls due for which somebody waits in this database. What is due now is offered to them.
+pub fn next_due() -> Option<i64> {
+    let database = server::database_oid().to_u32();
+    let now = server::wall_clock_micros();
+    let of_stripe = |n| {
+        with(n, |stripe, _| {
+            let due = |at| if stripe.database_at(at) == Some(database) { stripe.next_due(at, now) } else { None };
+            (0..QUEUES_PER_STRIPE).filter_map(due).min()
+        })?
+    };
+    (0..STRIPES).filter_map(of_stripe).min()
 }
 
 /// How the memory is used, by all databases.

@@ -6,7 +6,7 @@
 //! is pending again and its lease is refused. It commits as with synchronous_commit = off. Any other write, before or after the
 //! claim, moves the end of this backend's WAL, and then the transaction commits as the caller has asked.
 
-use super::{notes, shmem, switch};
+use super::{notes, shmem, switch, waiting};
 use pgrx::pg_sys;
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
@@ -92,6 +92,7 @@ unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _: *mut c_voi
         pg_sys::XactEvent::XACT_EVENT_ABORT => {
             OPEN.claim_end.set(0);
             OPEN.announce.set(false);
+            waiting::leave();
             notes::transaction_ends(false);
         }
         pg_sys::XactEvent::XACT_EVENT_PREPARE => {

@@ -32,6 +32,8 @@ pub const UNIQUE_KEY_BYTES: usize = 1_024;
 pub const HEADERS_BYTES: usize = 64 * 1024;
 /// Queues named in one claim.
 pub const QUEUES_PER_CLAIM: usize = 64;
+/// `wait` of claim_wait: longer is a connection that nobody looks after.
+pub const WAIT_MAX_MS: i64 = 60 * 60 * 1_000;
 /// `kinds` of one claim.
 pub const KINDS_PER_CLAIM: usize = 1_000;
 /// Jobs one rescue pass or retry_failed takes unless told otherwise.

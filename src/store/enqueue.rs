@@ -165,6 +165,15 @@ pub fn claim<'s>(session: &'s Session, queue: &Queue, claim: &Claim<'_>, random_
     Ok(rows)
 }
 
+/// A claim with the rights of the session's user: how many jobs, and they as jsonb.
+pub fn claim_as_jsonb(session: &Session, queues: &str, claim: &Claim<'_>) -> Result<(i64, Vec<u8>), Error> {
+    statement!(CLAIM, "claim_as_jsonb", [Text, Int, Text, BigInt, TextArray], Free);
+    let params = [queues.into(), claim.batch.into(), claim.worker.into(), claim.lease_ms.into(), claim.kinds.into()];
+    let rows = session.run(&CLAIM, &params)?;
+    let count = rows.bigint(0, 1).unwrap_or(0);
+    Ok((count, rows.jsonb(0, 2).map_or_else(Vec::new, |jobs| jobs.content().to_vec())))
+}
+
 /// Hands claimed rows to the calling query by (priority, run_at, id).
 pub fn hand_out(rows: &Rows<'_>, sink: &RowSink) {
     let mut order: Vec<usize> = (0..rows.count()).collect();
