@@ -52,7 +52,7 @@ pub fn define(preloading: bool) {
             c"64 bytes each. Further jobs are read from the table when these have been handed out.",
             &DISPATCH_SLOTS,
             1_024,
-            16 * 1024 * 1024,
+            1024 * 1024,
             GucContext::Postmaster,
             GucFlags::default(),
         );

@@ -242,6 +242,30 @@ def halfway(server: Cluster, report: Report) -> None:
         root.execute("SELECT jobq.drop_queue('halfway', true)")
 
 
+@scene("a late heartbeat or completion that waited for a rescue, and holds the job's row until its end, gives it back")
+def late(server: Cluster, report: Report) -> None:
+    with connect(server) as root, connect(server) as worker, Background() as background:
+        for call in ("SELECT held FROM jobq.heartbeat_many(ARRAY[%s], ARRAY[%s])",
+                     "SELECT completed FROM jobq.complete_many(ARRAY[%s], ARRAY[%s], on_stale => 'skip')"):
+            queue_that_is_known(root, "late")
+            root.execute("SELECT jobq.enqueue('k', queue => 'late')")
+            id, lease = worker.execute("SELECT id, lease FROM jobq.claim('late')").fetchone()
+            with connect(server) as rescuer:
+                rescuer.execute("BEGIN")
+                expect_equal(scalar(rescuer, "SELECT jobq.rescue_zombies('1 ms')"), 1, "rescued")
+                worker.execute("BEGIN")
+                answer = background.run(scalar, worker, call, [id, lease])
+                until(lambda: scalar(root, "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'",
+                                     [worker.info.backend_pid]), "the worker waits for the rescue")
+                rescuer.execute("COMMIT")
+            expect_equal(answer.result(60), False, "the answer to who lost the lease")
+            # Whether the row is locked still is Postgres's affair; if it is, this claim lets the proposal go.
+            first = scalar(root, "SELECT count(*) FROM jobq.claim('late')")
+            worker.execute("COMMIT")
+            expect_equal(first + scalar(root, "SELECT count(*) FROM jobq.claim('late')"), 1, f"claims that got the job after {call}")
+            root.execute("SELECT jobq.release(id, lease) FROM jobq._job; SELECT jobq.drop_queue('late', true)")
+
+
 @scene("what no transaction tells: COMMIT PREPARED and ROLLBACK PREPARED are seen at once, rows added by hand by the next sweep")
 def untold(server: Cluster, report: Report) -> None:
     with connect(server) as root:

@@ -11,7 +11,12 @@ import psycopg
 from cluster import Cluster
 from live import Background, Connection, connect, scalar, sqlstate, until
 from report import Report, expect, expect_equal
-from scenes import ENQUEUE_MANY, queue_that_is_known, scene
+from scenes import ENQUEUE_MANY, dispatch, queue_that_is_known, scene
+
+
+def all_woken(root: Connection) -> None:
+    """Nobody found his job by looking of his own accord, as every session does now and then."""
+    expect("0 by sessions that waited" in dispatch(root), dispatch(root))
 
 
 class Waiter:
@@ -58,6 +63,7 @@ def wakes(server: Cluster, report: Report) -> None:
         expect(all(len(jobs) == 1 for jobs in came), "one job each")
         got = {jobs[0]["id"] for jobs in came}
         expect(len(got) == 20 and {str(id) for id in ids} <= got, "twenty different jobs, the ten among them")
+        all_woken(root)
         root.execute("DELETE FROM jobq._job; SELECT jobq.drop_queue('wakes', true)")
 
 
@@ -74,6 +80,7 @@ def kinds(server: Cluster, report: Report) -> None:
         asleep(root, 3)
         root.execute(ENQUEUE_MANY.replace("'k'", "'red'"), [1000, "kinds"])
         expect_equal([job["kind"] for red in reds for job in red.jobs()], ["red"] * 3, "what came for those who wait for red")
+        all_woken(root)
         root.execute("SELECT jobq.drop_queue('kinds', true)")
 
 
@@ -101,6 +108,7 @@ def several(server: Cluster, report: Report) -> None:
             raise AssertionError("a dropped queue is waited for")
         except psycopg.errors.UndefinedObject:
             pass
+        all_woken(root)
         root.execute("SELECT jobq.drop_queue('one', true), jobq.drop_queue('three', true)")
 
 
@@ -129,6 +137,7 @@ def comes_back(server: Cluster, report: Report) -> None:
             asleep(root, 1)
             other.execute("ROLLBACK")
             expect_equal(len(waiter.jobs()), 1, "jobs that came: given back by ROLLBACK")
+        all_woken(root)
         root.execute("DELETE FROM jobq._job; SELECT jobq.drop_queue('back', true)")
 
 
@@ -157,6 +166,7 @@ def baton(server: Cluster, report: Report) -> None:
             got += sum(_has_job(waiter, 90) for waiter in [*waiters, stays])
             root.execute("SELECT jobq.complete(id, lease) FROM jobq._job WHERE state = 'r'")
         expect_equal(got + scalar(root, "SELECT count(*) FROM jobq._job WHERE state = 'p'"), 60, "jobs that came, and that are left")
+        all_woken(root)
         root.execute("SELECT jobq.drop_queue('baton', true)")
 
 

@@ -1,7 +1,8 @@
 -- Rows of jobq.check_result. $1 now, $2 preloaded, $3 last tick or NULL, $4 the tick interval in ms, $5 jobq.enabled, $6 is this
 -- the original (not a restored copy), $7 library version, $8 schema version, $9 and $10 checkpoints
 -- by time and by request since the statistics were reset, $11 in recovery, $12 jobq.dispatch, $13 slots of shared memory that hold
--- candidates, $14 how many there are, $15 jobs that only sweeps found.
+-- candidates, $14 how many there are, $15 jobs that only sweeps found, $16 waits that ended with
+-- jobs although nobody was woken.
 SELECT check_name, status, detail, hint FROM (
     SELECT 1, 'preload',
            CASE WHEN $2 THEN 'ok' ELSE 'warn' END,
@@ -102,7 +103,8 @@ SELECT check_name, status, detail, hint FROM (
            CASE WHEN $2 AND $12 THEN 'ok' ELSE 'warn' END,
            CASE WHEN NOT $2 THEN 'claims search the table: there is no shared memory without preload'
                 WHEN NOT $12 THEN 'claims search the table: jobq.dispatch is off'
-                ELSE $13 || ' of ' || $14 || ' slots hold candidates; ' || $15 || ' jobs were found by sweeps since the server started' END,
+                ELSE $13 || ' of ' || $14 || ' slots hold candidates; ' || $15 || ' jobs were found by sweeps since the server started, '
+                     || $16 || ' by sessions that waited and were not woken' END,
            CASE WHEN NOT $2 THEN 'See preload.' WHEN NOT $12 THEN 'Set jobq.dispatch = on and reload.' END
 ) AS checks (place, check_name, status, detail, hint)
 ORDER BY place

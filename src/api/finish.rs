@@ -161,7 +161,8 @@ fn complete_all(ids: &[Uuid], leases: &[i64], results: Option<Jsonb>, skip: bool
             done.extend(store::finish::complete_many(session, ids, leases, results, now, slot)?);
             match ids.iter().zip(leases).find(|(id, _)| !done.contains(*id)) {
                 Some((id, lease)) if !skip => Err(refusal(session, *id, *lease, now)?),
-                _ => Ok(()),
+                Some(_) => store::operate::note_left_alone(session, ids),
+                None => Ok(()),
             }
         })?;
     }
@@ -285,7 +286,12 @@ pub fn heartbeat_many(call: &Call) -> Outcome {
         return Ok(Answer::Null);
     }
     let held: HashMap<Uuid, bool> = as_owner(|session| {
-        Ok(store::finish::heartbeat_many(session, &ids, &leases, Timestamp::now(), lease_ms)?.into_iter().collect())
+        let held: HashMap<Uuid, bool> =
+            store::finish::heartbeat_many(session, &ids, &leases, Timestamp::now(), lease_ms)?.into_iter().collect();
+        if held.len() < ids.len() {
+            store::operate::note_left_alone(session, &ids)?;
+        }
+        Ok(held)
     })?;
     for id in ids {
         let cancel_requested = held.get(&id);

@@ -60,6 +60,7 @@ pub fn diagnose(call: &Call) -> Outcome {
             slots_used: usage.used,
             slots: usage.slots,
             swept: usage.swept,
+            unwoken: pg::shmem::unwoken(),
         };
         store::inspect::diagnose(session, &facts)?.pass_to(&sink);
         Ok(())

@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::pg::call::{Call, Outcome};
 use crate::pg::spi::{Param, Session, non_atomic};
 use crate::pg::switch::as_owner;
-use crate::pg::{notes, server, stripes, waiting};
+use crate::pg::{notes, server, shmem, stripes, waiting};
 use crate::rules::limits::WAIT_MAX_MS;
 use crate::{settings, store};
 
@@ -61,6 +61,7 @@ fn wait_for(session: &mut Session, wanted: &Wanted, wait_ms: i64) -> Result<Vec<
     let queues = wanted.queues.join(",");
     let claim = wanted.request(Timestamp::now());
     let mut nap_ms = NAP_MS;
+    let mut overslept = false;
     loop {
         let in_line = join(wanted, &kinds)?;
         if !waiting::client_is_there() {
@@ -69,14 +70,18 @@ fn wait_for(session: &mut Session, wanted: &Wanted, wait_ms: i64) -> Result<Vec<
         let (count, jobs) = store::enqueue::claim_as_jsonb(session, &queues, &claim)?;
         // Not after a claim: a request to cancel that comes before the end undoes it.
         if count > 0 || patience.left_ms() <= 0 {
+            if count > 0 && overslept {
+                shmem::count_unwoken();
+            }
             waiting::leave();
             return Ok(jobs);
         }
         session.commit();
-        let may_sleep = in_line && settings::dispatch() && waiting::may_sleep(&kinds);
+        let may_sleep = in_line && settings::dispatch() && waiting::may_sleep();
         let longest_ms = if in_line { SLEEP_MAX_MS } else { LOOK_MS };
         nap_ms = if may_sleep { NAP_MS } else { nap_ms.saturating_mul(2).min(longest_ms) };
-        sleep_until_woken(session, &patience, if may_sleep { SLEEP_MAX_MS } else { nap_ms });
+        let woken = sleep_until_woken(session, &patience, if may_sleep { SLEEP_MAX_MS } else { nap_ms });
+        overslept = may_sleep && !woken;
     }
 }
 
@@ -99,22 +104,23 @@ fn join(wanted: &Wanted, kinds: &[u32]) -> Result<bool, Error> {
 }
 
 /// Sleeps at most so long, and no longer than the caller has patience. Transactions that only sleep end early enough for
-/// transaction_timeout.
-fn sleep_until_woken(session: &mut Session, patience: &Patience, limit_ms: i64) {
+/// transaction_timeout. False: nobody woke it.
+fn sleep_until_woken(session: &mut Session, patience: &Patience, limit_ms: i64) -> bool {
     let round_ms = waiting::transaction_timeout_ms().map_or(i64::MAX, |timeout| (timeout / 2).max(1));
     let until = server::monotonic_micros().saturating_add(limit_ms.saturating_mul(1_000));
     loop {
         let left_ms = until.saturating_sub(server::monotonic_micros()).saturating_add(999) / 1_000;
         let left_ms = left_ms.min(patience.left_ms());
-        if left_ms <= 0 || (waiting::is_in_line() && waiting::is_woken()) {
-            return;
+        let woken = waiting::is_in_line() && waiting::is_woken();
+        if left_ms <= 0 || woken {
+            return woken;
         }
         waiting::sleep(left_ms.min(round_ms));
         if left_ms > round_ms {
             session.commit();
         }
         if !waiting::client_is_there() {
-            return;
+            return false;
         }
     }
 }

@@ -12,12 +12,19 @@ use std::sync::atomic::Ordering::SeqCst;
 /// After a pass that used much processor time, the pause before the next one is this many times as long.
 const PAUSE_FACTOR: i64 = 10;
 
+/// A sweep that is asked for comes at once, but not more often than this.
+const REST_MICROS: i64 = 100_000;
+/// Refills in one go; other duties wait.
+const REFILLS: usize = 16;
+
 #[derive(Default)]
 pub struct Proposals {
     /// None: now.
     sweep_at: Option<Timestamp>,
     sweeps_seen: u32,
-    /// The last refill could not be made: not again before the next tick.
+    /// By the clock that nobody sets.
+    rest_until: i64,
+    /// The last refill got nowhere: not again before the next tick.
     in_vain: bool,
 }
 
@@ -33,14 +40,19 @@ impl Proposals {
         }
         let until = server::monotonic_micros().saturating_add(milliseconds.saturating_mul(1_000));
         loop {
-            let left = until.saturating_sub(server::monotonic_micros());
+            let now = server::monotonic_micros();
             let due_in = stripes::next_due().map_or(i64::MAX, |due| due.saturating_sub(server::wall_clock_micros()));
-            let is_low = !self.in_vain && is_low();
-            if left <= 0 || due_in <= 0 || is_low || slot.sweeps_wanted.load(SeqCst) != self.sweeps_seen {
+            let sweep_in = if self.is_asked_to_sweep(slot) { self.rest_until.saturating_sub(now) } else { i64::MAX };
+            let left = until.saturating_sub(now).min(due_in).min(sweep_in);
+            if left <= 0 || (!self.in_vain && is_low()) {
                 return;
             }
-            process::wait(left.min(due_in).saturating_add(999) / 1_000);
+            process::wait(left.saturating_add(999) / 1_000);
         }
+    }
+
+    fn is_asked_to_sweep(&self, slot: &Maintainer) -> bool {
+        slot.sweeps_wanted.load(SeqCst) != self.sweeps_seen
     }
 
     pub fn keep_up(&mut self, slot: &Maintainer) -> Result<(), String> {
@@ -48,22 +60,35 @@ impl Proposals {
             return Ok(());
         }
         self.in_vain = false;
-        while !self.in_vain && is_low() {
-            self.in_vain = transaction(c"refill", |_| candidates::refill_all())? == 0;
+        for _ in 0..REFILLS {
+            if !is_low() {
+                break;
+            }
+            if transaction(c"refill", |_| candidates::refill_all())? == 0 {
+                self.in_vain = true;
+                break;
+            }
         }
-        let wanted = slot.sweeps_wanted.load(SeqCst);
         let now = Timestamp::now();
         // A time further ahead than that means that the clock was set back.
         let is_early = |at: Timestamp| at > now && at.ms_since(now) <= settings::sweep_interval_ms().saturating_mul(PAUSE_FACTOR);
-        if wanted == self.sweeps_seen && self.sweep_at.is_some_and(is_early) {
-            return Ok(());
+        let is_asked = self.is_asked_to_sweep(slot) && server::monotonic_micros() >= self.rest_until;
+        if is_asked || !self.sweep_at.is_some_and(is_early) {
+            self.sweep(slot)?;
         }
-        self.sweeps_seen = wanted;
+        Ok(())
+    }
+
+    fn sweep(&mut self, slot: &Maintainer) -> Result<(), String> {
+        let wanted = slot.sweeps_wanted.load(SeqCst);
         let cpu_before = server::cpu_micros();
         let mut sweep = Sweep::begin();
         while transaction(c"sweep", |_| sweep.go_on())? {}
         let used_ms = server::cpu_micros().saturating_sub(cpu_before) / 1_000;
-        self.sweep_at = Some(now.plus_ms(settings::sweep_interval_ms().max(used_ms.saturating_mul(PAUSE_FACTOR))));
+        let pause_ms = settings::sweep_interval_ms().max(used_ms.saturating_mul(PAUSE_FACTOR));
+        self.sweep_at = Some(Timestamp::now().plus_ms(pause_ms));
+        self.sweeps_seen = wanted;
+        self.rest_until = server::monotonic_micros().saturating_add(REST_MICROS);
         Ok(())
     }
 }

@@ -1,13 +1,15 @@
-//! The candidates that shared memory proposes to claims: which ready jobs there are, in the order of claims, within a fixed number of
+//! What shared memory knows: which ready jobs there are, in the order of claims, who waits for them, and which leases are kept. A fixed number of
 //! slots. The heap stays the truth; all of this may be forgotten at any moment.
 //!
 //! Fixed memory, no allocation, no panic, no Postgres. Zeroed memory is a valid empty stripe.
 //!
+//! * `leases`: until when jobs are held whose workers send heartbeats.
 //! * `tree`: ordered sets that share one pool of slots.
 //! * `window`: one ordered set, and what is vouched for about the jobs that are not in it.
 //! * `waiters`: who waits for a job, and who is woken.
 //! * `stripe`: the windows and waiters of several queues on one pool, and who gives way when it is full.
 
+pub mod leases;
 pub mod stripe;
 pub mod tree;
 pub mod waiters;

@@ -5,7 +5,7 @@
 
 use super::tree::{Free, Pool, Slot};
 use super::waiters::{Line, Places, Room, Waiter, Wakes};
-use super::window::Window;
+use super::window::{Pick, Window};
 use super::{Candidate, Key};
 
 /// Which queue of which installation; `queue` alone is not unique in the server.
@@ -64,6 +64,33 @@ pub enum Found {
     Nothing {
         until: i64,
     },
+    /// There may be one that is wanted, too far back to be looked for here: look in the table.
+    TooFar,
+    /// More jobs have fallen due than could be taken over in one go: ask again.
+    Again,
+}
+
+/// How a claim goes through the candidates of a queue.
+pub struct Search {
+    /// The place of the last one that was taken: those before it were not wanted.
+    after: Key,
+    /// Candidates that may still be looked at in vain.
+    looks: usize,
+}
+
+impl Search {
+    /// Bounds how long a claim of rare kinds holds the lock.
+    const LOOKS: usize = 1_024;
+
+    pub fn begin() -> Search {
+        Search { after: Key::MIN, looks: Search::LOOKS }
+    }
+}
+
+/// What `Stripe::move_due` did.
+enum Moved {
+    All(usize),
+    Some,
 }
 
 /// A clock seen to step back by more than this empties what was sorted by it.
@@ -288,18 +315,11 @@ impl Stripe<'_> {
         }
     }
 
-    /// May somebody who wants these kinds, and has just found nothing, wait to be woken? Not while jobs may be there that nobody
-    /// knows of; but who wants certain kinds has looked behind the horizon himself.
-    pub fn may_wait(&mut self, at: usize, kinds: &[u32], now: i64) -> bool {
+    /// May somebody wait to be woken who joined the line, then looked everywhere, and found nothing? Whatever comes later wakes him,
+    /// but for jobs that fall due and that nobody knows of.
+    pub fn may_wait(&mut self, at: usize, now: i64) -> bool {
         let now = self.clock(at, now);
-        self.move_due(at, now);
-        let Some((due, _)) = self.parts(at, Side::Due) else { return false };
-        if due.horizon().run_at <= now {
-            return false;
-        }
-        let Some((ready, pool)) = self.parts(at, Side::Ready) else { return false };
-        let matching = ready.find(&pool, |candidate| kinds.is_empty() || kinds.contains(&candidate.kind)).is_some();
-        !matching && (ready.horizon() == Key::MAX || !kinds.is_empty())
+        self.entries.get(at).is_some_and(|entry| entry.due.horizon().run_at > now)
     }
 
     /// The database of the queue at a place.
@@ -341,9 +361,14 @@ impl Stripe<'_> {
     }
 
     /// Takes out the first ready candidate that is `wanted`.
-    pub fn take(&mut self, at: usize, now: i64, wanted: impl Fn(&Candidate) -> bool) -> Found {
+    pub fn take(&mut self, at: usize, now: i64, search: &mut Search, wanted: impl Fn(&Candidate) -> bool) -> Found {
         let now = self.clock(at, now);
-        self.move_due(at, now);
+        match self.move_due(at, now) {
+            Moved::All(0) => {}
+            // They may come before those that were passed over.
+            Moved::All(_) => search.after = Key::MIN,
+            Moved::Some => return Found::Again,
+        }
         let Some((due, pool)) = self.parts(at, Side::Due) else { return Found::Short(Side::Due) };
         // Jobs that nobody knows of may have fallen due, and come first.
         if due.horizon().run_at <= now {
@@ -351,20 +376,42 @@ impl Stripe<'_> {
         }
         let until = due.first_run_at(&pool).unwrap_or(i64::MAX).min(due.horizon().run_at);
         let Some((ready, mut pool)) = self.parts(at, Side::Ready) else { return Found::Short(Side::Ready) };
-        match ready.take(&mut pool, wanted) {
-            Some(candidate) => Found::Candidate(candidate),
-            None if ready.horizon() < Key::MAX => Found::Short(Side::Ready),
-            None => Found::Nothing { until },
+        match ready.take(&mut pool, search.after, &mut search.looks, wanted) {
+            Pick::Candidate(candidate) => {
+                search.after = candidate.ready_key();
+                Found::Candidate(candidate)
+            }
+            Pick::TooFar => Found::TooFar,
+            Pick::Short if ready.horizon() < Key::MAX => Found::Short(Side::Ready),
+            Pick::Short => Found::Nothing { until },
         }
     }
 
-    /// Jobs whose time has come go over to the ready ones.
-    fn move_due(&mut self, at: usize, now: i64) {
-        loop {
-            let Some((due, mut pool)) = self.parts(at, Side::Due) else { return };
-            let Some(candidate) = due.take_due(&mut pool, now) else { return };
+    /// Jobs whose time has come go over to the ready ones, some at a time.
+    fn move_due(&mut self, at: usize, now: i64) -> Moved {
+        const CHUNK: usize = 256;
+        for moved in 0..CHUNK {
+            let Some((due, mut pool)) = self.parts(at, Side::Due) else { return Moved::All(moved) };
+            let Some(candidate) = due.take_due(&mut pool, now) else { return Moved::All(moved) };
             self.wake(at, |waiter| waiter.wants(candidate.kind));
             self.offer_to(at, Side::Ready, &candidate);
+        }
+        Moved::Some
+    }
+
+    /// These were found in the table: they need not be proposed any more.
+    pub fn withdraw(&mut self, at: usize, candidates: &[Candidate]) {
+        if let Some((ready, mut pool)) = self.parts(at, Side::Ready) {
+            candidates.iter().for_each(|candidate| ready.remove(&mut pool, &candidate.ready_key()));
+        }
+    }
+
+    /// Refills that are under way have not seen what was committed just now: they end without effect.
+    pub fn interrupt_refills(&mut self, at: usize) {
+        for side in [Side::Ready, Side::Due] {
+            if let Some((window, mut pool)) = self.parts(at, side) {
+                window.interrupt(&mut pool);
+            }
         }
     }
 
@@ -379,6 +426,8 @@ impl Stripe<'_> {
     /// The side that will soon be short and that nobody refills.
     pub fn low(&self, at: usize, low_water: usize) -> Option<Side> {
         let entry = self.entries.get(at)?;
+        // More than its share a side may never have.
+        let low_water = low_water.min(self.share());
         let is_low = |window: &Window| window.len() < low_water && window.horizon() < Key::MAX && !window.is_being_refilled();
         // What nobody has looked for yet is not missed.
         let is_known = entry.ready.horizon() > Key::MIN;
@@ -426,9 +475,11 @@ impl Stripe<'_> {
         true
     }
 
-    /// Ends a refill that has read everything up to `next` (`Key::MAX`: to the end).
+    /// Ends a refill that has read everything up to `next` (`Key::MAX`: to the end). Is more known than before?
     pub fn end(&mut self, at: usize, side: Side, refill: u64, next: Key) -> bool {
-        self.parts(at, side).is_some_and(|(window, mut pool)| window.end(&mut pool, refill, next))
+        let Some((window, mut pool)) = self.parts(at, side) else { return false };
+        let before = window.horizon();
+        window.end(&mut pool, refill, next) && window.horizon() > before
     }
 
     pub fn abandon(&mut self, at: usize, side: Side, refill: u64) {

@@ -1,6 +1,6 @@
 //! The structures against naive ones, and the protocol's invariant in a small world of jobs.
 
-use super::stripe::{Counts, Entry, Found, QueueKey, Side, Stripe};
+use super::stripe::{Counts, Entry, Found, QueueKey, Search, Side, Stripe};
 use super::tree::{Free, Pool, Slot, Tree};
 use super::waiters::{Places, Wakes};
 use super::{Candidate, Key};
@@ -243,7 +243,7 @@ proptest! {
                     }
                 }
                 Step::Claim(queue, kind) => {
-                    let found = stripe.take(at[queue], world.now, |candidate| kind.is_none_or(|kind| candidate.kind == kind));
+                    let found = stripe.take(at[queue], world.now, &mut Search::begin(), |candidate| kind.is_none_or(|kind| candidate.kind == kind));
                     // A second of looking back is within the clock's tolerance.
                     let now = stripe.clock(at[queue], world.now);
                     let due: Vec<Key> = world.known(queue, kind).filter(|job| job.run_at <= now).map(Candidate::ready_key).collect();
@@ -261,7 +261,7 @@ proptest! {
                             let next = world.known(queue, kind).map(|job| job.run_at).min();
                             prop_assert!(next.is_none_or(|next| until <= next), "sleeps past {:?}", next);
                         }
-                        Found::Short(_) => {}
+                        Found::Short(_) | Found::TooFar | Found::Again => {}
                     }
                 }
                 Step::ClaimEnds(n, commits) if !world.claims.is_empty() => {
@@ -324,9 +324,10 @@ proptest! {
             world.sweep(&mut stripe, at, queue);
             let mut came = Vec::new();
             for _ in 0..2_000 {
-                match stripe.take(at, world.now, |_| true) {
+                match stripe.take(at, world.now, &mut Search::begin(), |_| true) {
                     Found::Candidate(candidate) => came.extend(world.rows.remove(&candidate.id).map(|row| row.job.ready_key())),
                     Found::Nothing { .. } => break,
+                    Found::TooFar | Found::Again => {}
                     Found::Short(side) => {
                         let Some((number, from)) = stripe.begin(at, side, world.now) else { continue };
                         let (rows, next) = world.read(queue, side, from, world.now);

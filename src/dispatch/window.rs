@@ -18,6 +18,15 @@ pub struct Window {
     refill: u64,
 }
 
+/// What `Window::take` found.
+pub enum Pick {
+    Candidate(Candidate),
+    /// None below the horizon.
+    Short,
+    /// None among those that there was time to look at.
+    TooFar,
+}
+
 impl Window {
     /// Nothing is known.
     pub const EMPTY: Window = Window { set: Tree::EMPTY, horizon: Key::MIN, floor: Key::MAX, refill: 0 };
@@ -66,25 +75,28 @@ impl Window {
         true
     }
 
-    /// The first candidate below the horizon that is `wanted`; none: the window is short.
-    pub fn find(&self, pool: &Pool<'_>, wanted: impl Fn(&Candidate) -> bool) -> Option<Key> {
-        let mut key = Key::MIN;
+    /// Takes out the first candidate behind a key and below the horizon that is `wanted`. Each one looked at costs one of `looks`.
+    pub fn take(&mut self, pool: &mut Pool<'_>, after: Key, looks: &mut usize, wanted: impl Fn(&Candidate) -> bool) -> Pick {
+        let mut key = after;
         loop {
-            let (next, candidate) = pool.after(&self.set, &key)?;
-            if next >= self.horizon {
-                return None;
-            }
+            let Some((next, candidate)) = pool.after(&self.set, &key).filter(|(next, _)| *next < self.horizon) else {
+                return Pick::Short;
+            };
             if wanted(&candidate) {
-                return Some(next);
+                pool.remove(&mut self.set, &next);
+                return Pick::Candidate(candidate);
+            }
+            *looks = looks.saturating_sub(1);
+            if *looks == 0 {
+                return Pick::TooFar;
             }
             key = next;
         }
     }
 
-    /// Takes out what `find` finds.
-    pub fn take(&mut self, pool: &mut Pool<'_>, wanted: impl Fn(&Candidate) -> bool) -> Option<Candidate> {
-        let key = self.find(pool, wanted)?;
-        pool.remove(&mut self.set, &key)
+    /// Takes out this one, if it is there.
+    pub fn remove(&mut self, pool: &mut Pool<'_>, key: &Key) {
+        pool.remove(&mut self.set, key);
     }
 
     /// The first candidate behind a key.
@@ -126,6 +138,13 @@ impl Window {
         self.horizon = self.horizon.max(next.min(self.floor));
         self.stop(pool);
         true
+    }
+
+    /// Ends a refill, whoever makes it, as if it had failed.
+    pub fn interrupt(&mut self, pool: &mut Pool<'_>) {
+        if self.refill != 0 {
+            self.stop(pool);
+        }
     }
 
     /// Gives a refill up.

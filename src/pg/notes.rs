@@ -6,14 +6,35 @@
 //!
 //! What runs in callbacks neither allocates nor raises.
 
-use super::server;
 use super::stripes::{self, Refill};
 use super::switch::table_oid;
+use super::{server, shmem};
 use crate::dispatch::stripe::QueueKey;
 use crate::dispatch::{Candidate, Key};
 use crate::error::Error;
 use pgrx::pg_sys;
 use std::cell::UnsafeCell;
+
+/// A statement that locks pending jobs is running: which ones is not known yet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unsure {
+    No,
+    /// One job.
+    Job,
+    /// Some of this queue.
+    Queue(QueueKey),
+}
+
+impl Unsure {
+    /// The statement has failed halfway.
+    fn act(self) {
+        match self {
+            Unsure::No => {}
+            Unsure::Job => shmem::ask_for_a_sweep(),
+            Unsure::Queue(key) => stripes::let_go(&key, Key::MIN, Key::MIN),
+        }
+    }
+}
 
 /// When a note is to be acted upon. A note that is for nothing is done with.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -65,8 +86,7 @@ struct Notes {
     crowd_count: usize,
     /// Too many queues with too many jobs.
     all: bool,
-    /// A statement that takes pending jobs is running: which ones is not known yet.
-    unsure: bool,
+    unsure: Unsure,
     /// Jobs of this transaction's own making are in the heap only: was one made ready?
     made_ready: bool,
     refill: Option<(Refill, pg_sys::SubTransactionId)>,
@@ -84,7 +104,7 @@ static MINE: Mine = Mine(UnsafeCell::new(Notes {
     crowds: [Crowd { key: NO_KEY, commit: Begin::NOWHERE, abort: Begin::NOWHERE }; CROWDS],
     crowd_count: 0,
     all: false,
-    unsure: false,
+    unsure: Unsure::No,
     made_ready: false,
     refill: None,
 }));
@@ -162,12 +182,20 @@ pub fn locked(key: &QueueKey, candidate: Candidate) {
     note(key, candidate, When { commit: true, abort: true });
 }
 
-/// Runs a statement that locks pending jobs, which its caller notes when it has returned. Should it fail halfway, everything that is
-/// known of this database's queues is forgotten.
-pub fn unsure<T>(statement: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
-    mine().unsure = stripes::attached();
+/// Runs a statement that locks a pending job, and notes it. Should it fail halfway, a sweep looks for the job.
+pub fn unsure_of_one<T>(statement: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    unsure(Unsure::Job, statement)
+}
+
+/// Runs a statement that locks pending jobs of a queue, and notes them. Should it fail halfway, nothing is known of the queue any more.
+pub fn unsure_of<T>(key: &QueueKey, statement: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    unsure(Unsure::Queue(*key), statement)
+}
+
+fn unsure<T>(of: Unsure, statement: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    mine().unsure = of;
     let outcome = statement()?;
-    mine().unsure = false;
+    mine().unsure = Unsure::No;
     Ok(outcome)
 }
 
@@ -181,8 +209,13 @@ pub fn took(key: &QueueKey, place: Place, candidate: Candidate) {
 
 /// It was not taken after all: somebody else has it.
 pub fn not_taken(place: Place) {
-    if let Some(note) = place.0.and_then(|at| mine().list.get_mut(at)) {
+    let Some(at) = place.0 else { return };
+    let notes = mine();
+    if let Some(note) = notes.list.get_mut(at) {
         note.when = NEVER;
+    }
+    if at.saturating_add(1) == notes.count {
+        notes.count = at;
     }
 }
 
@@ -212,6 +245,13 @@ pub fn forget(key: &QueueKey) {
     }
 }
 
+/// A queue goes on: who waits for its jobs is to look when the transaction has committed.
+pub fn resumed(key: &QueueKey) {
+    if stripes::attached() {
+        crowd(key, Begin::NOWHERE, When { commit: true, abort: false });
+    }
+}
+
 /// The end of a subtransaction that is undone. Numbers of subtransactions grow: its own ones come behind it.
 pub(super) fn subtransaction_aborts(subtransaction: pg_sys::SubTransactionId) {
     let notes = mine();
@@ -219,7 +259,8 @@ pub(super) fn subtransaction_aborts(subtransaction: pg_sys::SubTransactionId) {
         notes.refill = None;
         stripes::abandon(&refill);
     }
-    if std::mem::take(&mut notes.unsure) {
+    std::mem::replace(&mut notes.unsure, Unsure::No).act();
+    if notes.all {
         stripes::forget_database(server::database_oid().to_u32());
     }
     let first = notes.list.iter().take(notes.count).position(|note| note.subtransaction >= subtransaction);
@@ -250,7 +291,8 @@ pub(super) fn transaction_ends(committed: bool) {
         let begin = if committed { &crowd.commit } else { &crowd.abort };
         stripes::let_go(&crowd.key, begin.ready, begin.due);
     }
-    if notes.all || notes.unsure {
+    notes.unsure.act();
+    if notes.all {
         stripes::forget_database(server::database_oid().to_u32());
     }
     transaction_is_prepared();
@@ -262,7 +304,7 @@ pub(super) fn transaction_is_prepared() {
     notes.count = 0;
     notes.crowd_count = 0;
     notes.all = false;
-    notes.unsure = false;
+    notes.unsure = Unsure::No;
     notes.made_ready = false;
     notes.refill = None;
 }

@@ -33,6 +33,8 @@ struct Shared {
     launcher_pid: AtomicI32,
     /// Counts requests to look at the databases again.
     looks_wanted: AtomicU32,
+    /// Times that a session found jobs it had been waiting for without having been woken.
+    unwoken: AtomicI64,
     maintainers: [Maintainer; MAINTAINERS],
 }
 
@@ -198,6 +200,16 @@ unsafe extern "C-unwind" {
 pub(super) fn set_latch(latch: *mut pg_sys::Latch) {
     // SAFETY: a process's latch stays where it is; one that has another owner by now wakes him for nothing.
     unsafe { SetLatch(latch) }
+}
+
+pub fn count_unwoken() {
+    if let Some(shared) = shared() {
+        shared.unwoken.fetch_add(1, SeqCst);
+    }
+}
+
+pub fn unwoken() -> i64 {
+    shared().map_or(0, |shared| shared.unwoken.load(SeqCst))
 }
 
 /// A transaction that nobody noted has ended: what it made ready must be looked for.

@@ -4,7 +4,7 @@
 //! the callbacks after commit must not fail. Without preload there is no such memory, and everything here answers "nothing is known".
 
 use super::{server, shmem};
-use crate::dispatch::stripe::{Counts, Entry, Found, QueueKey, Side, Stripe};
+use crate::dispatch::stripe::{Counts, Entry, Found, QueueKey, Search, Side, Stripe};
 use crate::dispatch::tree::{Free, Slot};
 use crate::dispatch::waiters::{Places, Waiter, Wakes};
 use crate::dispatch::{Candidate, Key};
@@ -177,8 +177,9 @@ pub fn take(key: &QueueKey, batch: usize, kinds: Option<&[u32]>) -> Option<Taken
     let taken = with(stripe_of(key), |stripe, _| {
         let at = stripe.entry(key)?;
         let now = stripe.clock(at, server::wall_clock_micros());
+        let mut search = Search::begin();
         let found = loop {
-            match stripe.take(at, now, wanted) {
+            match stripe.take(at, now, &mut search, wanted) {
                 Found::Candidate(candidate) => candidates.push(candidate),
                 other => break other,
             }
@@ -213,6 +214,31 @@ pub fn offer<'c>(key: &QueueKey, candidates: impl Iterator<Item = &'c Candidate>
     }
 }
 
+/// Jobs that a claim has found in the table: they need not be proposed any more.
+pub fn withdraw(key: &QueueKey, candidates: &[Candidate]) {
+    for chunk in candidates.chunks(CHUNK) {
+        with(stripe_of(key), |stripe, _| {
+            if let Some(at) = stripe.find(key) {
+                stripe.withdraw(at, chunk);
+            }
+        });
+    }
+}
+
+/// Has refills of this database end without effect: their snapshots are older than what the caller knows of.
+pub fn interrupt_refills() {
+    let database = server::database_oid().to_u32();
+    for n in 0..STRIPES {
+        with(n, |stripe, _| {
+            for at in 0..QUEUES_PER_STRIPE {
+                if stripe.database_at(at) == Some(database) {
+                    stripe.interrupt_refills(at);
+                }
+            }
+        });
+    }
+}
+
 /// Jobs that a sweep has read; those that were missing are counted.
 pub fn sweep(key: &QueueKey, candidates: &[Candidate]) {
     for chunk in candidates.chunks(CHUNK) {
@@ -239,7 +265,7 @@ pub fn forget_database(database: u32) {
     for n in 0..STRIPES {
         with(n, |stripe, _| {
             for at in 0..QUEUES_PER_STRIPE {
-                if stripe.queues().any(|(place, key)| place == at && key.database == database) {
+                if stripe.database_at(at) == Some(database) {
                     stripe.remove(at);
                 }
             }
@@ -267,8 +293,8 @@ pub fn begin(key: &QueueKey, side: Side) -> Option<Refill> {
     })?
 }
 
-/// Ends a refill with what it has read: all there was up to `next`.
-pub fn end(refill: &Refill, rows: &[Candidate], next: Key) {
+/// Ends a refill with what it has read: all there was up to `next`. Is more known than before?
+pub fn end(refill: &Refill, rows: &[Candidate], next: Key) -> bool {
     for chunk in rows.chunks(CHUNK) {
         with(stripe_of(&refill.key), |stripe, _| {
             if let Some(at) = stripe.find(&refill.key) {
@@ -276,11 +302,10 @@ pub fn end(refill: &Refill, rows: &[Candidate], next: Key) {
             }
         });
     }
-    with(stripe_of(&refill.key), |stripe, _| {
-        if let Some(at) = stripe.find(&refill.key) {
-            stripe.end(at, refill.side, refill.number, next);
-        }
+    let more = with(stripe_of(&refill.key), |stripe, _| {
+        stripe.find(&refill.key).is_some_and(|at| stripe.end(at, refill.side, refill.number, next))
     });
+    more == Some(true)
 }
 
 /// Gives a refill up. Neither allocates nor raises.
@@ -353,10 +378,10 @@ impl Standing {
         self.in_line(|stripe, at| stripe.leave(at, self.n, self.owner));
     }
 
-    /// May he who has just found nothing of these kinds go to sleep?
-    pub fn may_wait(&self, kinds: &[u32]) -> bool {
+    /// May he who has just looked everywhere and found nothing go to sleep?
+    pub fn may_wait(&self) -> bool {
         let now = server::wall_clock_micros();
-        self.in_line(|stripe, at| stripe.may_wait(at, kinds, now)).unwrap_or(false)
+        self.in_line(|stripe, at| stripe.may_wait(at, now)).unwrap_or(false)
     }
 
     fn in_line<T>(&self, body: impl FnOnce(&mut Stripe<'_>, usize) -> T) -> Option<T> {

@@ -61,9 +61,9 @@ pub fn is_woken() -> bool {
     standing().iter().any(Standing::is_woken)
 }
 
-/// Nothing of these kinds was found: may it sleep until it is woken?
-pub fn may_sleep(kinds: &[u32]) -> bool {
-    standing().iter().all(|standing| standing.may_wait(kinds))
+/// It has looked since it joined, and found nothing: may it sleep until it is woken?
+pub fn may_sleep() -> bool {
+    standing().iter().all(Standing::may_wait)
 }
 
 /// Leaves all lines; whatever is there is for the next ones. Neither allocates nor raises.

@@ -10,7 +10,7 @@ use crate::pg::heap::{self, Scan, Table, Use, direct, look_again};
 use crate::pg::notes;
 use crate::pg::row::Row;
 use crate::pg::spi::Rows;
-use crate::pg::stripes::{self, Refill};
+use crate::pg::stripes;
 use std::ffi::c_int;
 use uuid::Uuid;
 
@@ -46,8 +46,8 @@ pub(super) fn made_ready(rows: &Rows<'_>, column: c_int) -> usize {
 }
 
 /// Notes a pending job that a statement has locked.
-pub(super) fn locked(rows: &Rows<'_>, column: c_int) {
-    if let Some((key, candidate)) = returned(rows, 0, column) {
+pub(super) fn locked(rows: &Rows<'_>, row: usize, column: c_int) {
+    if let Some((key, candidate)) = returned(rows, row, column) {
         notes::locked(&key, candidate);
     }
 }
@@ -113,8 +113,27 @@ struct Read {
     next: Key,
 }
 
-/// Ready jobs from a key on and before another one. None when the index cannot be used now.
-fn read_ready(jobs: &Table, queue: i32, from: Key, before: Key, now: i64, limit: usize, looks: usize) -> Option<Read> {
+/// Up to where a reading vouches for having found all.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Vouch {
+    /// Not past a job that is ahead of its time since the clock was set back, and that is on no side therefore. (One that is behind a
+    /// scheduled job of its priority is not seen: it is for a sweep, once its time has come.)
+    BeforeStranded,
+    ForReady,
+}
+
+/// What part of an index to read.
+struct Range {
+    from: Key,
+    before: Key,
+    /// Candidates to find, and rows to look at for them.
+    limit: usize,
+    looks: usize,
+}
+
+/// Ready jobs. None when the index cannot be used now.
+fn read_ready(jobs: &Table, queue: i32, range: &Range, now: i64, vouch: Vouch) -> Option<Read> {
+    let Range { from, before, limit, looks } = *range;
     let mut read = Read { rows: Vec::new(), next: before };
     let mut looked = 0usize;
     let mut ready = ReadyRows::open(jobs, queue, from)?;
@@ -126,9 +145,8 @@ fn read_ready(jobs: &Table, queue: i32, from: Key, before: Key, now: i64, limit:
         if candidate.ready_key() >= before {
             break;
         }
-        let stranded = row.boolean(job::scheduled) == Some(false);
+        let stranded = vouch == Vouch::BeforeStranded && row.boolean(job::scheduled) == Some(false);
         if read.rows.len() >= limit || looked > looks || (candidate.run_at > now && stranded) {
-            // A job that is ahead of its time since the clock was set back is known to nobody: no further than there.
             read.next = candidate.ready_key();
             break;
         }
@@ -141,8 +159,9 @@ fn read_ready(jobs: &Table, queue: i32, from: Key, before: Key, now: i64, limit:
     Some(read)
 }
 
-/// Jobs in the order in which they fall due, from a key on and before another one. None when the index cannot be used now.
-fn read_due(jobs: &Table, queue: i32, from: Key, before: Key, limit: usize, looks: usize) -> Option<Read> {
+/// Jobs in the order in which they fall due. None when the index cannot be used now.
+fn read_due(jobs: &Table, queue: i32, range: &Range) -> Option<Read> {
+    let Range { from, before, limit, looks } = *range;
     let mut read = Read { rows: Vec::new(), next: before };
     let mut looked = 0usize;
     let (queue, run_at) = (heap::Key::int_is(1, queue), Timestamp(from.run_at));
@@ -175,28 +194,29 @@ fn read_due(jobs: &Table, queue: i32, from: Key, before: Key, limit: usize, look
     }
 }
 
-/// Reads the next candidates of a queue into shared memory. False when somebody else is at it, or it takes another way.
+/// Reads the next candidates of a queue into shared memory. False when nothing came of it: somebody else is at it, there is no room,
+/// or the index cannot be used now.
 pub fn refill(jobs: &Table, key: &QueueKey, side: Side) -> Result<bool, Error> {
     let Some(refill) = stripes::begin(key, side) else { return Ok(false) };
     notes::refill_begins(refill);
     look_again();
+    let range = Range { from: refill.from, before: Key::MAX, limit: REFILL_ROWS, looks: REFILL_LOOKS };
     let read = match side {
-        Side::Ready => read_ready(jobs, key.queue, refill.from, Key::MAX, refill.now, REFILL_ROWS, REFILL_LOOKS),
-        Side::Due => read_due(jobs, key.queue, refill.from, Key::MAX, REFILL_ROWS, REFILL_LOOKS),
+        Side::Ready => read_ready(jobs, key.queue, &range, refill.now, Vouch::BeforeStranded),
+        Side::Due => read_due(jobs, key.queue, &range),
     };
-    finish(&refill, read.as_ref());
-    Ok(read.is_some())
-}
-
-fn finish(refill: &Refill, read: Option<&Read>) {
-    match read {
-        Some(read) => stripes::end(refill, &read.rows, read.next),
-        None => stripes::abandon(refill),
-    }
+    let more = match read {
+        Some(read) => stripes::end(&refill, &read.rows, read.next),
+        None => {
+            stripes::abandon(&refill);
+            false
+        }
+    };
     notes::refill_ended();
+    Ok(more)
 }
 
-/// Refills every side that is low: how many.
+/// Refills every side that is low: how many got further.
 pub fn refill_all() -> Result<usize, Error> {
     let mut refilled = 0usize;
     for stripes::Known { key, low, .. } in stripes::known_queues() {
@@ -225,6 +245,8 @@ struct Part {
 
 impl Sweep {
     pub fn begin() -> Sweep {
+        // Their snapshots may be older than what this sweep is to find.
+        stripes::interrupt_refills();
         let mut parts = Vec::new();
         for known in stripes::known_queues() {
             for (side, before) in [(Side::Ready, known.ready), (Side::Due, known.due)] {
@@ -243,9 +265,10 @@ impl Sweep {
                 return Ok(None);
             }
             let (queue, now) = (part.key.queue, pg::server::wall_clock_micros());
+            let range = Range { from: part.from, before: part.before, limit: ROWS, looks: usize::MAX };
             Ok(match part.side {
-                Side::Ready => read_ready(jobs, queue, part.from, part.before, now, ROWS, usize::MAX),
-                Side::Due => read_due(jobs, queue, part.from, part.before, ROWS, usize::MAX),
+                Side::Ready => read_ready(jobs, queue, &range, now, Vouch::ForReady),
+                Side::Due => read_due(jobs, queue, &range),
             })
         })?;
         if let Some(read) = &read {

@@ -226,6 +226,7 @@ impl Claiming<'_> {
         let Some(mut ready) = ReadyRows::open(self.jobs, queue.id, from) else { return Ok(false) };
         let key = stripes::key(self.jobs.oid(), queue.id);
         let memory = RowMemory::within_current();
+        let mut taken: Vec<Candidate> = Vec::new();
         while !self.is_done() && ready.advance() {
             pg::server::check_for_interrupts();
             let row = ready.row();
@@ -237,11 +238,15 @@ impl Claiming<'_> {
             if row.letter(job::state) != Some(b'p') || !is_wanted(&row, self.claim.kinds) {
                 continue;
             }
-            let place = notes::takes(&key, candidate_of(&row));
-            if !memory.hold(|| self.take(&row, queue, now))? {
+            let candidate = candidate_of(&row);
+            let place = notes::takes(&key, candidate);
+            if memory.hold(|| self.take(&row, queue, now))? {
+                taken.push(candidate);
+            } else {
                 notes::not_taken(place);
             }
         }
+        stripes::withdraw(&key, &taken);
         Ok(true)
     }
 
@@ -264,7 +269,15 @@ impl Claiming<'_> {
                 }
                 continue;
             }
-            let Found::Short(side) = taken.found else { break };
+            let side = match taken.found {
+                Found::Short(side) => side,
+                Found::Again => continue,
+                Found::TooFar => {
+                    look_again();
+                    return self.indexed(queue, dispatch::Key::MIN);
+                }
+                Found::Nothing { .. } | Found::Candidate(_) => break,
+            };
             // For a claim with a filter another refill would not find more of its kinds than the index does.
             let worth_it = kinds.is_none() || side == Side::Due || taken.horizon == dispatch::Key::MIN;
             if worth_it && refills < REFILLS && candidates::refill(self.jobs, &key, side)? {

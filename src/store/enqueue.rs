@@ -7,8 +7,8 @@ use crate::dispatch::{Candidate, kind_hash};
 use crate::error::Error;
 use crate::pg::call::RowSink;
 use crate::pg::datum::{Jsonb, Text};
-use crate::pg::notes;
 use crate::pg::spi::{Param, Rows, Session};
+use crate::pg::{notes, stripes};
 use uuid::Uuid;
 
 /// What a new job's row holds besides its id and payload.
@@ -131,38 +131,38 @@ pub fn claim<'s>(session: &'s Session, queue: &Queue, claim: &Claim<'_>, random_
     statement!(CLAIM, "claim", [Int, Int, Timestamp, BigInt, BigInt, Int, Text, TextArray, BigInt, Text]);
     #[cfg(not(feature = "pg18"))]
     statement!(CLAIM, "claim_before_18", [Int, Int, Timestamp, BigInt, BigInt, Int, Text, TextArray, BigInt, Text]);
-    let rows = notes::unsure(|| {
-        session.run(
-            &CLAIM,
-            &[
-                queue.id.into(),
-                claim.batch.into(),
-                claim.now.into(),
-                claim.lease_ms.unwrap_or(queue.lease_ms).into(),
-                claim.clock_part.into(),
-                random_part.into(),
-                claim.worker.into(),
-                claim.kinds.into(),
-                queue.timeout_ms.into(),
-                queue.name.as_str().into(),
-            ],
-        )
-    })?;
     let key = notes::key(queue.id);
-    for row in 0..rows.count() {
-        let taken = || -> Option<Candidate> {
-            Some(Candidate {
-                priority: rows.int(row, 9)?,
-                run_at: rows.timestamp(row, 11)?.0,
-                id: rows.uuid(row, 1)?.as_u128(),
-                kind: kind_hash(rows.text(row, 4)?.bytes()),
-            })
-        };
-        if let Some(candidate) = taken() {
-            notes::takes(&key, candidate);
+    let params = [
+        queue.id.into(),
+        claim.batch.into(),
+        claim.now.into(),
+        claim.lease_ms.unwrap_or(queue.lease_ms).into(),
+        claim.clock_part.into(),
+        random_part.into(),
+        claim.worker.into(),
+        claim.kinds.into(),
+        queue.timeout_ms.into(),
+        queue.name.as_str().into(),
+    ];
+    notes::unsure_of(&key, || {
+        let rows = session.run(&CLAIM, &params)?;
+        let taken: Vec<Candidate> = (0..rows.count()).filter_map(|row| claimed(&rows, row)).collect();
+        for candidate in &taken {
+            notes::takes(&key, *candidate);
         }
-    }
-    Ok(rows)
+        stripes::withdraw(&key, &taken);
+        Ok(rows)
+    })
+}
+
+/// What the dispatcher knew of a job that the claim statement returns.
+fn claimed(rows: &Rows<'_>, row: usize) -> Option<Candidate> {
+    Some(Candidate {
+        priority: rows.int(row, 9)?,
+        run_at: rows.timestamp(row, 11)?.0,
+        id: rows.uuid(row, 1)?.as_u128(),
+        kind: kind_hash(rows.text(row, 4)?.bytes()),
+    })
 }
 
 /// A claim with the rights of the session's user: how many jobs, and they as jsonb.

@@ -38,6 +38,8 @@ pub struct Facts<'a> {
     pub slots: i64,
     /// Jobs that only sweeps found.
     pub swept: i64,
+    /// Waits that ended with jobs although nobody was woken.
+    pub unwoken: i64,
 }
 
 /// Rows of jobq.check_result.
@@ -45,7 +47,7 @@ pub fn diagnose<'s>(session: &'s Session, facts: &Facts<'_>) -> Result<Rows<'s>,
     statement!(
         DIAGNOSE,
         "diagnose",
-        [Timestamp, Bool, Timestamp, BigInt, Bool, Bool, Text, Text, BigInt, BigInt, Bool, Bool, BigInt, BigInt, BigInt],
+        [Timestamp, Bool, Timestamp, BigInt, Bool, Bool, Text, Text, BigInt, BigInt, Bool, Bool, BigInt, BigInt, BigInt, BigInt],
         Free
     );
     session.look(
@@ -66,6 +68,7 @@ pub fn diagnose<'s>(session: &'s Session, facts: &Facts<'_>) -> Result<Rows<'s>,
             facts.slots_used.into(),
             facts.slots.into(),
             facts.swept.into(),
+            facts.unwoken.into(),
         ],
     )
 }

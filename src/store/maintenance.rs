@@ -1,10 +1,11 @@
 //! Statements of the background duties.
 
-use super::statement;
+use super::{candidates, statement};
 use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::pg::datum::Jsonb;
-use crate::pg::spi::Session;
+use crate::pg::notes;
+use crate::pg::spi::{Rows, Session};
 use pgrx::pg_sys::Oid;
 use uuid::Uuid;
 
@@ -37,18 +38,30 @@ pub struct Search {
 
 pub fn zombies(session: &Session, search: &Search) -> Result<Vec<Zombie>, Error> {
     statement!(ZOMBIES, "zombies", [Timestamp, Timestamp, BigInt, Timestamp, Bool, Int], Free);
-    let rows = session.run(
-        &ZOMBIES,
-        &[
-            search.now.into(),
-            search.grace_from.into(),
-            search.grace_ms.into(),
-            search.not_seen_since.into(),
-            search.deadlines.into(),
-            search.batch.into(),
-        ],
-    )?;
+    notes::unsure_of_one(|| {
+        read_zombies(&session.run(
+            &ZOMBIES,
+            &[
+                search.now.into(),
+                search.grace_from.into(),
+                search.grace_ms.into(),
+                search.not_seen_since.into(),
+                search.deadlines.into(),
+                search.batch.into(),
+            ],
+        )?)
+    })
+}
+
+fn read_zombies(rows: &Rows<'_>) -> Result<Vec<Zombie>, Error> {
     let zombie = |row| -> Option<Zombie> {
+        if rows.letter(row, 13) == Some(b'p') {
+            candidates::locked(rows, row, 14);
+        }
+        let (lost, overdue) = (rows.boolean(row, 11).unwrap_or(false), rows.boolean(row, 12).unwrap_or(false));
+        if !lost && !overdue {
+            return None;
+        }
         Some(Zombie {
             id: rows.uuid(row, 1)?,
             lease: rows.bigint(row, 2)?,
@@ -60,7 +73,7 @@ pub fn zombies(session: &Session, search: &Search) -> Result<Vec<Zombie>, Error>
             seen_at: rows.timestamp(row, 8)?,
             max_crashes: rows.int(row, 9)?,
             backoff: rows.jsonb(row, 10).map(Jsonb::to_text),
-            lost: rows.boolean(row, 11).unwrap_or(false),
+            lost,
         })
     };
     Ok((0..rows.count()).filter_map(zombie).collect())

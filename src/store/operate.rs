@@ -21,6 +21,10 @@ pub struct Whereabouts {
 pub fn whereabouts(session: &Session, id: Uuid, now: Timestamp) -> Result<Option<Whereabouts>, Error> {
     statement!(WHEREABOUTS, "whereabouts", [Uuid, Timestamp]);
     let rows = session.look_at_the_latest(&WHEREABOUTS, &[id.into(), now.into()])?;
+    // A statement that waited for the row and then found that it does not fit has it locked all the same.
+    if rows.letter(0, 1) == Some(b'p') {
+        candidates::locked(&rows, 0, 5);
+    }
     let found = || -> Option<Whereabouts> {
         Some(Whereabouts {
             state: State::from_letter(rows.letter(0, 1)?)?,
@@ -42,14 +46,25 @@ pub struct Unfinished {
 /// None: it is finished or unknown.
 pub fn lock_unfinished(session: &Session, id: Uuid) -> Result<Option<Unfinished>, Error> {
     statement!(LOCK, "lock_unfinished", [Uuid]);
-    let rows = notes::unsure(|| session.run(&LOCK, &[id.into()]))?;
-    if rows.letter(0, 1) == Some(b'p') {
-        candidates::locked(&rows, 4);
-    }
+    let rows = notes::unsure_of_one(|| {
+        let rows = session.run(&LOCK, &[id.into()])?;
+        if rows.letter(0, 1) == Some(b'p') {
+            candidates::locked(&rows, 0, 4);
+        }
+        Ok(rows)
+    })?;
     let found = || -> Option<Unfinished> {
         Some(Unfinished { state: State::from_letter(rows.letter(0, 1)?)?, lease: rows.bigint(0, 2)?, attempt: rows.int(0, 3)? })
     };
     Ok(found())
+}
+
+/// Statements that left some of these jobs alone may have locked them all the same, after waiting for them: pending ones are noted.
+pub fn note_left_alone(session: &Session, ids: &[Uuid]) -> Result<(), Error> {
+    statement!(PENDING, "pending_among", [UuidArray]);
+    let rows = session.run(&PENDING, &[ids.into()])?;
+    (0..rows.count()).for_each(|row| candidates::locked(&rows, row, 1));
+    Ok(())
 }
 
 pub fn request_cancel(session: &Session, id: Uuid) -> Result<(), Error> {

@@ -120,7 +120,11 @@ pub fn alter(session: &Session, id: i32, options: &Options) -> Result<bool, Erro
 
 pub fn set_paused(session: &Session, id: i32, paused: bool) -> Result<bool, Error> {
     statement!(SET_PAUSED, "set_paused", [Int, Bool]);
-    Ok(session.run(&SET_PAUSED, &[id.into(), paused.into()])?.count() == 1)
+    let changed = session.run(&SET_PAUSED, &[id.into(), paused.into()])?.count() == 1;
+    if changed && !paused {
+        notes::resumed(&notes::key(id));
+    }
+    Ok(changed)
 }
 
 pub fn count_unfinished(session: &Session, id: i32) -> Result<i64, Error> {

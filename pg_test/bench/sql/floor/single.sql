@@ -1,0 +1,3 @@
+INSERT INTO hand (queue, payload) VALUES ('floor', :payload) RETURNING id \gset
+SELECT 1;
+DELETE FROM hand WHERE id = :id;

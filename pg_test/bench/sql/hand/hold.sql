@@ -1,0 +1,1 @@
+WITH c AS MATERIALIZED (SELECT id FROM hand WHERE queue = 'bench' AND state = 'pending' AND run_at <= now() ORDER BY priority, run_at, id LIMIT :count FOR UPDATE SKIP LOCKED) UPDATE hand SET state = 'running', attempt = attempt + 1, worker = 'holder', lease_expires_at = clock_timestamp() + interval '1 hour' FROM c WHERE hand.id = c.id;

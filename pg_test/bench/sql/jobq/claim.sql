@@ -1,0 +1,1 @@
+SELECT id, lease FROM jobq.claim('bench', 1, 'bench') \gset

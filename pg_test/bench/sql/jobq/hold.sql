@@ -1,0 +1,1 @@
+SELECT count(*) FROM jobq.claim('bench', :count, 'holder');

@@ -1,0 +1,1 @@
+SELECT procrastinate_register_worker_v1();
