@@ -34,8 +34,8 @@ pub enum Error {
     QueueInUse { queue: String, unfinished: i64 },
     /// 40001: other sessions changed the same rows at the same time, again and again.
     Contended,
-    /// 55000: what needs the shared memory of a preloaded library, which this version does not have.
-    NotInThisVersion { feature: &'static str },
+    /// 53400
+    NoPlaceForLease,
     /// 55000: what needs the shared memory of a preloaded library.
     NeedsPreload { feature: &'static str },
     /// 25001: a procedure that commits was called where it cannot.
@@ -89,7 +89,7 @@ impl Error {
             Error::QueueExists { .. } => b"42710",
             Error::QueueInUse { .. } => b"2BP01",
             Error::Contended => b"40001",
-            Error::NotInThisVersion { .. } => b"55000",
+            Error::NoPlaceForLease => b"53400",
             Error::NeedsPreload { .. } => b"55000",
             Error::InTransactionBlock { .. } => b"25001",
             Error::ClientGone => b"08006",
@@ -113,7 +113,7 @@ impl Error {
             Error::QueueExists { queue } => format!("jobq: queue {queue} already exists"),
             Error::QueueInUse { queue, .. } => format!("jobq: queue {queue} has unfinished jobs"),
             Error::Contended => "jobq: other sessions changed the same rows at the same time".into(),
-            Error::NotInThisVersion { feature } => format!("jobq: {feature} is not in this version"),
+            Error::NoPlaceForLease => "jobq: no place is free for a lease that is bound to a session".into(),
             Error::NeedsPreload { feature } => format!("jobq: {feature} needs jobq in shared_preload_libraries"),
             Error::InTransactionBlock { procedure } => format!("jobq: {procedure} cannot run inside a transaction block"),
             Error::ClientGone => "jobq: the client is gone".into(),
@@ -144,7 +144,7 @@ impl Error {
             Error::UnknownQueue { .. } => Some("Create it with jobq.create_queue."),
             Error::QueueExists { .. } => Some("Change its options with jobq.alter_queue."),
             Error::QueueInUse { .. } => Some("Pass force => true to drop them too."),
-            Error::NotInThisVersion { .. } => Some("Use bind => 'lease': the job comes back when its lease ends."),
+            Error::NoPlaceForLease => Some("Raise jobq.max_leases, or use bind => 'lease'."),
             Error::NeedsPreload { .. } => Some("Add it to shared_preload_libraries and restart the server."),
             Error::InTransactionBlock { .. } => Some(
                 "Call it in autocommit mode, alone: not between BEGIN and COMMIT, with other statements in one message or pipeline, or in a function.",

@@ -26,7 +26,8 @@ pgrx::pg_module_magic!(name, version);
 extension_sql_file!("../sql/schema/00_schema.sql", name = "schema", bootstrap);
 extension_sql_file!("../sql/schema/10_types.sql", name = "types", requires = ["schema"]);
 extension_sql_file!("../sql/schema/20_tables.sql", name = "tables", requires = ["types"]);
-extension_sql_file!("../sql/schema/30_views.sql", name = "views", requires = ["tables"]);
+extension_sql_file!("../sql/schema/25_leases.sql", name = "leases", requires = ["tables"]);
+extension_sql_file!("../sql/schema/30_views.sql", name = "views", requires = ["leases"]);
 extension_sql_file!("../sql/schema/40_functions.sql", name = "functions", requires = ["views"]);
 extension_sql_file!("../sql/schema/90_finish.sql", name = "finish", requires = ["functions"], finalize);
 

@@ -10,6 +10,7 @@ static RESCUE_GRACE: GucSetting<i32> = GucSetting::<i32>::new(0);
 static ASYNC_CLAIM: GucSetting<bool> = GucSetting::<bool>::new(true);
 static DISPATCH: GucSetting<bool> = GucSetting::<bool>::new(true);
 static DISPATCH_SLOTS: GucSetting<i32> = GucSetting::<i32>::new(65_536);
+static MAX_LEASES: GucSetting<i32> = GucSetting::<i32>::new(16_384);
 static MAX_WAITERS: GucSetting<i32> = GucSetting::<i32>::new(1_024);
 static SWEEP_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 static MAX_PAYLOAD_BYTES: GucSetting<i32> = GucSetting::<i32>::new(1024 * 1024);
@@ -52,6 +53,16 @@ pub fn define(preloading: bool) {
             c"64 bytes each. Further jobs are read from the table when these have been handed out.",
             &DISPATCH_SLOTS,
             1_024,
+            1024 * 1024,
+            GucContext::Postmaster,
+            GucFlags::default(),
+        );
+        GucRegistry::define_int_guc(
+            c"jobq.max_leases",
+            c"Leases that can be kept by heartbeats, or bound to sessions, in shared memory.",
+            c"120 bytes each. Heartbeats of further ones write to the table; claims that are bound to a session are refused.",
+            &MAX_LEASES,
+            64,
             1024 * 1024,
             GucContext::Postmaster,
             GucFlags::default(),
@@ -149,6 +160,10 @@ pub fn dispatch() -> bool {
 
 pub fn dispatch_slots() -> usize {
     usize::try_from(DISPATCH_SLOTS.get()).unwrap_or(0)
+}
+
+pub fn max_leases() -> usize {
+    usize::try_from(MAX_LEASES.get()).unwrap_or(0)
 }
 
 pub fn max_waiters() -> usize {

@@ -55,9 +55,11 @@ class Page:
         return figures.median(self.values(row, figure))
 
     def baseline(self, row: str) -> str:
-        """jobq's row under the same circumstance: "pgmq, 1000 pending" is compared with "jobq, 1000 pending"."""
-        _, comma, circumstance = row.partition(",")
-        return f"jobq{comma}{circumstance}"
+        """jobq's row under the same circumstance: "pgmq, 1000 pending" has "jobq, 1000 pending", "pgmq-keep" has "jobq-keep"."""
+        name, comma, circumstance = row.partition(",")
+        wanted = f"{'jobq-keep' if name.endswith('-keep') else 'jobq'}{comma}{circumstance}"
+        # A client in a language that jobq was not measured in.
+        return wanted if wanted in self.rows() else next((other for other in self.rows() if other.startswith("jobq")), wanted)
 
     def times_better(self, row: str) -> float:
         ours = self.baseline(row)

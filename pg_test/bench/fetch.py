@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from machine import SetupError, apt_update, is_root, only_one, run, say, scratch
@@ -26,6 +27,7 @@ def home() -> Path:
     return folder
 
 
+@cache
 def python() -> Path:
     return venv("bench", (CLIENTS / "python" / "requirements.txt").read_text().split())
 
@@ -39,6 +41,7 @@ def python_versions() -> dict[str, str]:
     return dict(line.split("==") for line in lines)
 
 
+@cache
 def node() -> Path:
     """Node's folder of programs: always this version, whatever the machine has."""
     return venv("node", [NODE_WHEEL]).parent
@@ -48,6 +51,7 @@ def node_env() -> dict[str, str]:
     return {**os.environ, "PATH": f"{node()}{os.pathsep}{os.environ['PATH']}"}
 
 
+@cache
 def node_programs() -> Path:
     """The client programs copied beside their packages, where Node looks for them."""
     folder = home() / "node"
@@ -71,6 +75,7 @@ def node_version(package: str) -> str:
     return str(json.loads((node_programs() / "node_modules" / package / "package.json").read_text())["version"])
 
 
+@cache
 def pgmq_sql() -> Path:
     """The SQL that the pgmq crate carries."""
     folder = home() / "pgmq"
@@ -84,6 +89,7 @@ def pgmq_sql() -> Path:
     return Path(package["manifest_path"]).parent / "src/install/embedded/sql/pgmq.sql"
 
 
+@cache
 def river() -> Path:
     """River's client for Rust, built with optimization: a few minutes, once."""
     target = home() / "river"
@@ -94,6 +100,7 @@ def river() -> Path:
     return target / "release" / "river-bench"
 
 
+@cache
 def redis() -> Path:
     """Redis, unpacked: installing the package would start a service."""
     files = debian_files("redis", ["redis-server", "redis-tools", "libjemalloc2", "liblzf1"])

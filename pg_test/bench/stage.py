@@ -86,9 +86,9 @@ class Stage:
         script = peer.script(what)
         if script is None or count == 0:
             return
-        chunk = min(count, FILL_CHUNK)
+        chunks = -(-count // FILL_CHUNK)
         quoted = payload.replace("'", "''")
-        text = f"\\set count {chunk}\n\\set payload '{quoted}'\n" + script.read_text() * (count // chunk)
+        text = f"\\set count {-(-count // chunks)}\n\\set payload '{quoted}'\n" + script.read_text() * chunks
         self.server.psql(text, database)
 
     def can(self, name: str, what: str) -> bool:

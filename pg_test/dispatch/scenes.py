@@ -13,7 +13,7 @@ from report import Report, expect, expect_equal
 
 # Few slots, so that queues push each other out of shared memory all the time.
 SETTINGS = {"shared_preload_libraries": "jobq", "max_connections": "60", "max_prepared_transactions": "10", "fsync": "off",
-            "jobq.sweep_interval": "1h", "jobq.dispatch_slots": "1024", "jobq.tick_interval": "100ms"}
+            "jobq.sweep_interval": "1h", "jobq.dispatch_slots": "1024", "jobq.tick_interval": "100ms", "jobq.max_leases": "128"}
 
 Scene = Callable[[Cluster, Report], None]
 SCENES: list[tuple[str, Scene]] = []

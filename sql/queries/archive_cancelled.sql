@@ -7,7 +7,7 @@ INSERT INTO jobq._history (id, slot, state, queue_id, priority, attempt, max_att
                            claimed_at, finished_at, lease, progress, unique_pending, note, worker, kind, unique_key, headers, errors,
                            payload)
 SELECT c.id, $5::smallint, 'x', c.queue_id, c.priority, c.attempt, c.max_attempts, c.crashes + $6, c.timeout_ms, c.enqueued_at, c.run_at,
-       c.claimed_at, $4, $2, c.progress, c.unique_pending, c.note, c.worker, c.kind, coalesce(c.unique_key, c.spent_key), c.headers,
+       c.claimed_at, $4, $2, jobq._progress(c.id, c.lease, c.progress), c.unique_pending, c.note, c.worker, c.kind, coalesce(c.unique_key, c.spent_key), c.headers,
        CASE WHEN $3 IS NULL THEN c.errors
             ELSE CASE WHEN jsonb_array_length(c.errors) >= 20 THEN c.errors - 0 ELSE coalesce(c.errors, '[]') END
                  || jsonb_build_object('attempt', c.attempt, 'at', $4, 'worker', c.worker, 'error', $3) END,

@@ -7,7 +7,7 @@ INSERT INTO jobq._dead (id, slot, state, queue_id, priority, attempt, max_attemp
                         claimed_at, finished_at, lease, progress, unique_pending, note, worker, kind, unique_key, headers, errors,
                         payload)
 SELECT d.id, 0, 'f', d.queue_id, d.priority, d.attempt, d.max_attempts, d.crashes + $3, d.timeout_ms, d.enqueued_at, d.run_at,
-       d.claimed_at, $5, $2, d.progress, d.unique_pending, d.note, d.worker, d.kind, coalesce(d.unique_key, d.spent_key), d.headers,
+       d.claimed_at, $5, $2, jobq._progress(d.id, d.lease, d.progress), d.unique_pending, d.note, d.worker, d.kind, coalesce(d.unique_key, d.spent_key), d.headers,
        CASE WHEN jsonb_array_length(d.errors) >= 20 THEN d.errors - 0 ELSE coalesce(d.errors, '[]') END
        || jsonb_build_object('attempt', d.attempt, 'at', $5, 'worker', d.worker, 'error', $4),
        d.payload

@@ -1,6 +1,6 @@
 -- Hands out up to $2 ready jobs of queue $1, each to one caller, as rows of jobq.claimed_job in no order.
 -- $3 now, $4 lease in ms, $5 clock part and $6 random part of the lease (mixed with the id, so that the jobs of a batch differ),
--- $7 worker, $8 kinds or NULL, $9 the queue's timeout in ms (0: none), $10 its name.
+-- $7 worker, $8 kinds or NULL, $9 the queue's timeout in ms (0: none), $10 its name, $11 bound to the session.
 --
 -- Form: the candidates are a MATERIALIZED list with its own LIMIT, and the UPDATE goes by their ids. (UPDATE ... WHERE id IN
 -- (SELECT ... LIMIT n FOR UPDATE SKIP LOCKED) can be planned as a nested loop that runs the sub-select again and again: 2000 rows
@@ -31,6 +31,7 @@ candidate AS MATERIALIZED (
 )
 UPDATE jobq._job AS j
 SET state = 'r',
+    bound = $11,
     attempt = j.attempt + 1,
     lease = (greatest((j.lease >> 12) + 1, $5) << 12) | (($6 # uuid_hash(j.id)) & 4095),
     lease_ms = $4,

@@ -8,6 +8,6 @@ INSERT INTO jobq._history (id, slot, state, queue_id, priority, attempt, max_att
                            claimed_at, finished_at, lease, progress, unique_pending, note, worker, kind, unique_key, headers, errors,
                            result, payload)
 SELECT d.id, $5::smallint, 'c', d.queue_id, d.priority, d.attempt, d.max_attempts, d.crashes, d.timeout_ms, d.enqueued_at, d.run_at,
-       d.claimed_at, $3, d.lease, d.progress, d.unique_pending, d.note, d.worker, d.kind, coalesce(d.unique_key, d.spent_key),
+       d.claimed_at, $3, d.lease, jobq._progress(d.id, d.lease, d.progress), d.unique_pending, d.note, d.worker, d.kind, coalesce(d.unique_key, d.spent_key),
        d.headers, d.errors, $4, d.payload
 FROM done AS d

@@ -17,7 +17,7 @@ kept AS (
                                claimed_at, finished_at, lease, progress, unique_pending, note, worker, kind, unique_key, headers,
                                errors, result, payload)
     SELECT d.id, $5::smallint, 'c', d.queue_id, d.priority, d.attempt, d.max_attempts, d.crashes, d.timeout_ms, d.enqueued_at, d.run_at,
-           d.claimed_at, $4, d.lease, d.progress, d.unique_pending, d.note, d.worker, d.kind, coalesce(d.unique_key, d.spent_key),
+           d.claimed_at, $4, d.lease, jobq._progress(d.id, d.lease, d.progress), d.unique_pending, d.note, d.worker, d.kind, coalesce(d.unique_key, d.spent_key),
            d.headers, d.errors, nullif($3 -> (d.place - 1)::int, 'null'), d.payload
     FROM done AS d
     WHERE coalesce((SELECT q.keep_completed FROM jobq._queue AS q WHERE q.id = d.queue_id), true)

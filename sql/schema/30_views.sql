@@ -32,7 +32,8 @@ SELECT
 FROM (
     SELECT j.id, j.queue_id, j.kind, CASE j.state WHEN 'p' THEN 'pending' ELSE 'running' END AS state, j.priority, j.payload, j.headers,
            j.attempt, j.max_attempts, j.crashes, j.run_at, j.enqueued_at, j.claimed_at, NULL::timestamptz AS finished_at,
-           j.lease_expires_at, j.deadline_at, j.worker, j.progress, j.note, NULL::jsonb AS result, j.errors,
+           CASE j.state WHEN 'r' THEN jobq._lease_expires_at(j.id, j.lease, j.lease_expires_at) ELSE j.lease_expires_at END AS lease_expires_at,
+           j.deadline_at, j.worker, CASE j.state WHEN 'r' THEN jobq._progress(j.id, j.lease, j.progress) ELSE j.progress END AS progress, j.note, NULL::jsonb AS result, j.errors,
            coalesce(j.unique_key, j.spent_key) AS unique_key, j.cancel_requested
     FROM jobq._job AS j
     UNION ALL
@@ -57,9 +58,10 @@ CREATE VIEW jobq.running_jobs AS
 SELECT
     j.id,
     CASE j.queue_id WHEN 0 THEN 'default' ELSE (SELECT jsonb_object_agg(q.id, q.name) FROM jobq._queue AS q) ->> j.queue_id::text END AS queue,
-    j.kind, j.priority, j.attempt, j.max_attempts, j.crashes, j.worker, j.claimed_at, j.seen_at AS last_seen_at, j.lease_expires_at,
+    j.kind, j.priority, j.attempt, j.max_attempts, j.crashes, j.worker, j.claimed_at,
+    jobq._seen_at(j.id, j.lease, j.seen_at) AS last_seen_at, jobq._lease_expires_at(j.id, j.lease, j.lease_expires_at) AS lease_expires_at,
     nullif(j.deadline_at, '-infinity') AS deadline_at,
-    nullif(j.progress, -1) AS progress,
+    nullif(jobq._progress(j.id, j.lease, j.progress), -1) AS progress,
     nullif(j.note, '') AS note,
     j.cancel_requested
 FROM jobq._job AS j
@@ -124,7 +126,7 @@ SELECT
     count(*) FILTER (WHERE w.state = 'c') AS completed,
     count(*) FILTER (WHERE w.state = 'f') AS failed
 FROM (
-    SELECT j.worker, j.state, j.seen_at FROM jobq._job AS j WHERE j.state = 'r'
+    SELECT j.worker, j.state, jobq._seen_at(j.id, j.lease, j.seen_at) AS seen_at FROM jobq._job AS j WHERE j.state = 'r'
     UNION ALL
     SELECT h.worker, h.state, h.finished_at FROM jobq._history AS h WHERE h.state = 'c'
     UNION ALL

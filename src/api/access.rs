@@ -24,7 +24,8 @@ const WORKER: &[&str] = &[
     "heartbeat_many",
     "rescue_zombies",
 ];
-const READER: &[&str] = &["job", "stats", "diagnose"];
+/// The private functions are what the views ask.
+const READER: &[&str] = &["job", "stats", "diagnose", "_seen_at", "_lease_expires_at", "_progress"];
 const OPERATOR: &[&str] = &[
     "create_queue",
     "alter_queue",

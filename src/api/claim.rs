@@ -49,6 +49,8 @@ pub(super) struct Wanted {
     pub worker: String,
     pub lease_ms: Option<i64>,
     pub kinds: Option<Vec<Text>>,
+    /// To the session: released when it ends.
+    pub bound: bool,
 }
 
 impl Wanted {
@@ -60,6 +62,7 @@ impl Wanted {
             clock_part: lease::clock_part(now.0),
             worker: &self.worker,
             kinds: self.kinds.as_deref(),
+            bound: self.bound,
         }
     }
 }
@@ -70,20 +73,21 @@ pub(super) fn wanted(call: &Call, [queue, batch_size, worker, lease_for, kind_li
         Some(name) => label(name, "worker")?.to_string(),
         None => format!("pid-{}", pg::server::backend_pid()),
     };
-    check_bind(call.text(bind).as_ref())?;
     Ok(Wanted {
         queues: queue_names(call.text(queue).as_ref())?,
         batch: batch(call.int(batch_size), 1)?,
         worker,
         lease_ms: lease_ms(call.interval(lease_for))?,
         kinds: kinds(call.texts(kind_list, "kinds")?)?,
+        bound: is_bound(call.text(bind).as_ref())?,
     })
 }
 
-fn check_bind(given: Option<&Text>) -> Result<(), Error> {
+fn is_bound(given: Option<&Text>) -> Result<bool, Error> {
     match given.map(|bind| bind.utf8("bind")).transpose()? {
-        None | Some("lease") => Ok(()),
-        Some("session") => Err(Error::NotInThisVersion { feature: "bind => 'session'" }),
+        None | Some("lease") => Ok(false),
+        Some("session") if pg::leases::attached() => Ok(true),
+        Some("session") => Err(Error::NeedsPreload { feature: "bind => 'session'" }),
         Some(other) => Err(Error::invalid_value("bind", "be 'lease' or 'session'", other.escape_debug())),
     }
 }

@@ -4,6 +4,7 @@ use super::claim::{self, lease_ms};
 use super::{fits, history_slot, known_history_slot, required, result};
 use crate::background::rescue::policy;
 use crate::clock::Timestamp;
+use crate::dispatch::leases::Kept;
 use crate::error::Error;
 use crate::pg;
 use crate::pg::call::{Answer, Call, Outcome};
@@ -37,6 +38,7 @@ pub fn complete(call: &Call) -> Outcome {
     let result = result(call.jsonb(2))?;
     let now = Timestamp::now();
     if !complete_directly(&[Finished { id, lease, result }], now)?.is_empty() {
+        pg::leases::ends(id, lease);
         return Ok(Answer::Text(State::Completed.word().into()));
     }
     as_owner(|session| {
@@ -52,6 +54,7 @@ pub fn complete(call: &Call) -> Outcome {
         }
         Err(Error::Contended)
     })?;
+    pg::leases::ends(id, lease);
     Ok(Answer::Text(State::Completed.word().into()))
 }
 
@@ -166,6 +169,9 @@ fn complete_all(ids: &[Uuid], leases: &[i64], results: Option<Jsonb>, skip: bool
             }
         })?;
     }
+    for (id, lease) in ids.iter().zip(leases).filter(|(id, _)| done.contains(*id)) {
+        pg::leases::ends(*id, *lease);
+    }
     Ok(done)
 }
 
@@ -211,6 +217,7 @@ pub fn fail(call: &Call) -> Outcome {
         }
         Ok(next)
     })?;
+    pg::leases::ends(id, lease);
     Ok(Answer::Text(state.word().into()))
 }
 
@@ -236,6 +243,7 @@ pub fn release(call: &Call) -> Outcome {
         store::finish::requeue(session, id, lease, &how, Param::NULL, now)?;
         Ok(State::Pending)
     })?;
+    pg::leases::ends(id, lease);
     Ok(Answer::Text(state.word().into()))
 }
 
@@ -267,6 +275,9 @@ pub fn heartbeat(call: &Call) -> Outcome {
         progress: progress(call.double(3))?,
         note: note(call.text(4).as_ref())?,
     };
+    if let Some(cancel_requested) = keep_in_memory(id, lease, &sign)? {
+        return Ok(Answer::Bool(!cancel_requested));
+    }
     let cancel_requested = match store::direct::heartbeat(id, lease, &sign)?.flatten() {
         Some(cancel_requested) => cancel_requested,
         None => as_owner(|session| match store::finish::heartbeat(session, id, lease, &sign)? {
@@ -274,7 +285,48 @@ pub fn heartbeat(call: &Call) -> Outcome {
             None => Err(refusal(session, id, lease, sign.now)?),
         })?,
     };
+    if let Some(length_ms) = sign.lease_ms {
+        pg::leases::extended(&pg::leases::key(id), lease, length_ms);
+    }
     Ok(Answer::Bool(!cancel_requested))
+}
+
+/// A heartbeat without a write: whether cancellation was asked for. None: it is for the row. A note is always for the row, and so is
+/// a lease that gets longer than it was, or whose row is about to say that it has ended.
+fn keep_in_memory(id: Uuid, lease: i64, sign: &Sign) -> Result<Option<bool>, Error> {
+    const MARGIN_MS: i64 = 1_000;
+    if !pg::leases::attached() || !sign.note.is_null() {
+        return Ok(None);
+    }
+    pg::server::refuse_if_read_only(c"jobq.heartbeat()");
+    let key = pg::leases::key(id);
+    let beat = pg::leases::sign(sign.now, sign.lease_ms, sign.progress);
+    match pg::leases::keep(&key, lease, &beat) {
+        Kept::Yes { cancel_requested } => return Ok(Some(cancel_requested)),
+        Kept::No => return Ok(None),
+        Kept::Unsure => {
+            let Some(held) = store::direct::held(id, lease)?.flatten() else { return Ok(None) };
+            pg::leases::looked(&key, lease, beat.cancels, held.cancel_requested);
+            return Ok(Some(held.cancel_requested));
+        }
+        Kept::Missing => {}
+    }
+    let Some(held) = store::direct::held(id, lease)?.flatten() else { return Ok(None) };
+    let is_plain = sign.lease_ms.is_none_or(|ms| ms <= held.lease_ms) && held.expires_at.ms_since(Timestamp::now()) > MARGIN_MS;
+    if !is_plain || !pg::leases::add(&key, lease, &beat, held.lease_ms, held.progress) {
+        return Ok(None);
+    }
+    // Was it ended before it had its place? Afterwards whoever ends it finds the place.
+    match store::direct::held(id, lease)?.flatten() {
+        Some(held) => {
+            pg::leases::looked(&key, lease, beat.cancels, held.cancel_requested);
+            Ok(Some(held.cancel_requested))
+        }
+        None => {
+            pg::leases::end(&key, lease);
+            Ok(None)
+        }
+    }
 }
 
 /// `jobq.heartbeat_many(ids, leases, lease_for)`
@@ -285,17 +337,39 @@ pub fn heartbeat_many(call: &Call) -> Outcome {
     if ids.is_empty() {
         return Ok(Answer::Null);
     }
-    let held: HashMap<Uuid, bool> = as_owner(|session| {
-        let held: HashMap<Uuid, bool> =
-            store::finish::heartbeat_many(session, &ids, &leases, Timestamp::now(), lease_ms)?.into_iter().collect();
-        if held.len() < ids.len() {
-            store::operate::note_left_alone(session, &ids)?;
+    let now = Timestamp::now();
+    let mut held: HashMap<Uuid, bool> = HashMap::new();
+    let sign = Sign { now, lease_ms, progress: None, note: Param::NULL };
+    for (id, lease) in ids.iter().zip(&leases) {
+        if let Some(cancel_requested) = keep_in_memory(*id, *lease, &sign)? {
+            held.insert(*id, cancel_requested);
         }
-        Ok(held)
-    })?;
+    }
+    let (rest, their_leases): (Vec<Uuid>, Vec<i64>) =
+        ids.iter().copied().zip(leases.iter().copied()).filter(|(id, _)| !held.contains_key(id)).unzip();
+    if !rest.is_empty() {
+        held.extend(heartbeats_in_rows(&rest, &their_leases, now, lease_ms)?);
+    }
     for id in ids {
         let cancel_requested = held.get(&id);
         sink.put(&[id.into(), cancel_requested.is_some().into(), cancel_requested.copied().unwrap_or(false).into()]);
     }
     Ok(Answer::Null)
+}
+
+/// Heartbeats that write: which leases are held, with whether cancellation was asked for.
+fn heartbeats_in_rows(ids: &[Uuid], leases: &[i64], now: Timestamp, lease_ms: Option<i64>) -> Result<HashMap<Uuid, bool>, Error> {
+    let held: HashMap<Uuid, bool> = as_owner(|session| {
+        let held: HashMap<Uuid, bool> = store::finish::heartbeat_many(session, ids, leases, now, lease_ms)?.into_iter().collect();
+        if held.len() < ids.len() {
+            store::operate::note_left_alone(session, ids)?;
+        }
+        Ok(held)
+    })?;
+    if let Some(length_ms) = lease_ms {
+        for (id, lease) in ids.iter().zip(leases).filter(|(id, _)| held.contains_key(*id)) {
+            pg::leases::extended(&pg::leases::key(*id), *lease, length_ms);
+        }
+    }
+    Ok(held)
 }

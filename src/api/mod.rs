@@ -6,6 +6,7 @@ pub mod claim;
 pub mod enqueue;
 pub mod finish;
 pub mod inspect;
+pub mod leases;
 pub mod operate;
 pub mod queues;
 pub mod wait;
@@ -51,6 +52,10 @@ sql_functions! {
     jobq_job => inspect::job,
     jobq_stats => inspect::stats,
     jobq_diagnose => inspect::diagnose,
+    jobq_seen_at => leases::seen_at,
+    jobq_lease_expires_at => leases::lease_expires_at,
+    jobq_progress => leases::progress,
+    jobq_is_lost => leases::is_lost,
     jobq_version => inspect::version,
     jobq_installed => inspect::installed,
 }

@@ -1,6 +1,7 @@
 //! The maintainer: one process per database, running the duties.
 
 use super::proposals::Proposals;
+use super::releases::Releases;
 use super::{KNOWN_SCHEMAS, rescue, retention, tombstones};
 use crate::clock::Timestamp;
 use crate::error::Error;
@@ -76,11 +77,12 @@ fn slow() -> i64 {
     SLOW_DUTY_MS
 }
 
-fn duties() -> [Duty; 4] {
+fn duties() -> [Duty; 5] {
     [
         Duty::new(c"rescue", settings::tick_interval_ms, |session| rescue::run(session, None, true, PASS_DEFAULT)),
         Duty::new(c"tombstones", soon, tombstones::run),
         Duty::new(c"retention: partitions", soon, retention::empty_partitions),
+        Duty::new(c"leases", slow, rescue::forget_stray_leases),
         Duty::new(c"retention: queues", slow, retention::delete_expired),
     ]
 }
@@ -125,16 +127,19 @@ fn serve(database: pg_sys::Oid) -> Result<(), String> {
     }
     let mut duties = duties();
     let mut proposals = Proposals::default();
+    let mut releases = Releases::default();
     let mut error_pause_ms = 0;
     let mut clock = Clock { offset: shmem::clock_offset(), served: false };
     loop {
         let outcome = clock.mind_a_step_back().and_then(|()| look(database, extension.0)).and_then(|look| match look {
             Look::Serve => {
                 clock.served = true;
+                releases.keep_up()?;
                 duties.iter_mut().try_for_each(Duty::run_if_due)?;
                 proposals.keep_up(slot).map(|()| true)
             }
             Look::Wait => {
+                releases.rest();
                 // When it is over, all at once.
                 duties.iter_mut().for_each(|duty| duty.due_at = None);
                 proposals.keep_up(slot).map(|()| true)
@@ -146,7 +151,7 @@ fn serve(database: pg_sys::Oid) -> Result<(), String> {
             Ok(true) => {
                 ticked(slot);
                 error_pause_ms = 0;
-                proposals.wait(slot, settings::tick_interval_ms().min(LOOK_MS));
+                proposals.wait(slot, settings::tick_interval_ms().min(LOOK_MS), || releases.due_in());
             }
             // A restore has begun while we were at it: the next look waits.
             Err(_) if matches!(transaction(c"look", super::is_original), Ok(false)) => process::wait(LOOK_MS),
@@ -233,6 +238,7 @@ pub fn run_once(session: &Session) -> Result<usize, Error> {
         retention::empty_partitions(session)?;
     }
     retention::delete_expired(session)?;
+    rescue::forget_stray_leases(session)?;
     store::candidates::Sweep::begin().run()?;
     Ok(rescued.saturating_add(late))
 }

@@ -6,6 +6,7 @@
 pub mod launcher;
 pub mod maintainer;
 pub mod proposals;
+pub mod releases;
 pub mod rescue;
 pub mod retention;
 pub mod tombstones;

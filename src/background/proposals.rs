@@ -34,17 +34,17 @@ fn is_low() -> bool {
 
 impl Proposals {
     /// Sleeps, at most so long, until there is something to do; jobs that fall due meanwhile go to those who wait for them.
-    pub fn wait(&self, slot: &Maintainer, milliseconds: i64) {
-        if !stripes::attached() || !settings::dispatch() {
-            return process::wait(milliseconds);
-        }
+    /// `other`: microseconds until something else is to be done.
+    pub fn wait(&self, slot: &Maintainer, milliseconds: i64, other: impl Fn() -> i64) {
         let until = server::monotonic_micros().saturating_add(milliseconds.saturating_mul(1_000));
         loop {
             let now = server::monotonic_micros();
-            let due_in = stripes::next_due().map_or(i64::MAX, |due| due.saturating_sub(server::wall_clock_micros()));
-            let sweep_in = if self.is_asked_to_sweep(slot) { self.rest_until.saturating_sub(now) } else { i64::MAX };
-            let left = until.saturating_sub(now).min(due_in).min(sweep_in);
-            if left <= 0 || (!self.in_vain && is_low()) {
+            let dispatch = settings::dispatch();
+            let due_in =
+                stripes::next_due().filter(|_| dispatch).map_or(i64::MAX, |due| due.saturating_sub(server::wall_clock_micros()));
+            let sweep_in = if dispatch && self.is_asked_to_sweep(slot) { self.rest_until.saturating_sub(now) } else { i64::MAX };
+            let left = until.saturating_sub(now).min(due_in).min(sweep_in).min(other());
+            if left <= 0 || (dispatch && !self.in_vain && is_low()) {
                 return;
             }
             process::wait(left.saturating_add(999) / 1_000);

@@ -9,6 +9,8 @@ use crate::rules::{lease, ring};
 use crate::store::finish::{Cancelled, Requeue};
 use crate::store::maintenance::{Search, Zombie};
 use crate::{pg, settings, store};
+use std::collections::HashSet;
+use uuid::Uuid;
 
 /// Rescues and times out up to `batch` jobs: how many. `older_than_ms`: also jobs without a sign of life for that long.
 pub fn run(session: &Session, older_than_ms: Option<i64>, deadlines: bool, batch: i32) -> Result<usize, Error> {
@@ -22,17 +24,54 @@ pub fn run(session: &Session, older_than_ms: Option<i64>, deadlines: bool, batch
         not_seen_since: older_than_ms.map(|ms| now.minus_ms(ms)),
         deadlines,
         batch,
+        writable_at: pg::shmem::writable_at_micros().map(Timestamp),
     };
     let found = store::maintenance::zombies(session, &search)?;
     if found.is_empty() {
         return Ok(0);
     }
     let slot = ring::slot(now.0, ring::width_days(store::queues::longest_retention_ms(session)?));
-    for zombie in &found {
+    end_all(session, &found, now, slot)
+}
+
+fn end_all(session: &Session, found: &[Zombie], now: Timestamp, slot: i16) -> Result<usize, Error> {
+    for zombie in found {
         end(session, zombie, now, slot)?;
+        pg::leases::ends(zombie.id, zombie.lease);
         pg::server::check_for_interrupts();
     }
     Ok(found.len())
+}
+
+/// Takes back the jobs of sessions that have ended: how many are left, locked by somebody.
+pub fn release(session: &Session) -> Result<usize, Error> {
+    let released = pg::leases::list(true);
+    let (ids, leases): (Vec<Uuid>, Vec<i64>) = released.iter().copied().unzip();
+    let now = Timestamp::now();
+    let found = store::maintenance::released(session, &ids, &leases)?;
+    if !found.is_empty() {
+        let slot = ring::slot(now.0, ring::width_days(store::queues::longest_retention_ms(session)?));
+        end_all(session, &found, now, slot)?;
+    }
+    let done = |id: &Uuid| found.iter().any(|zombie| zombie.id == *id);
+    forget_ended(session, released.into_iter().filter(|(id, _)| !done(id)).collect())
+}
+
+/// Frees the places of leases that have ended without a word: how many have not.
+pub fn forget_stray_leases(session: &Session) -> Result<usize, Error> {
+    forget_ended(session, pg::leases::list(false)).map(|_| 0)
+}
+
+fn forget_ended(session: &Session, listed: Vec<(Uuid, i64)>) -> Result<usize, Error> {
+    if listed.is_empty() {
+        return Ok(0);
+    }
+    let (ids, leases): (Vec<Uuid>, Vec<i64>) = listed.iter().copied().unzip();
+    let held: HashSet<Uuid> = store::maintenance::still_held(session, &ids, &leases)?.into_iter().collect();
+    for (id, lease) in listed.iter().filter(|(id, _)| !held.contains(id)) {
+        pg::leases::end(&pg::leases::key(*id), *lease);
+    }
+    Ok(held.len())
 }
 
 /// A lease given to nobody: the old holder's no longer matches, whatever becomes of the job.

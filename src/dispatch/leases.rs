@@ -41,12 +41,15 @@ pub struct Lease {
     pub claiming: u32,
     /// The process that is about to take the job away; 0: nobody.
     pub rescuer: i32,
+    /// It has a place only so that no heartbeat gives it one meanwhile.
+    pub reserved: bool,
     /// The count of cancellations when the row was last read.
     pub cancels: u32,
     pub cancel_requested: bool,
     /// Its holder is gone.
     pub released: bool,
-    next: u32,
+    /// The next one of its chain, or of the free places.
+    pub next: u32,
 }
 
 /// What a heartbeat found.
@@ -58,6 +61,8 @@ pub enum Kept {
     Unsure,
     /// It is for the row to say.
     No,
+    /// The lease has no place.
+    Missing,
 }
 
 /// What a heartbeat says.
@@ -177,7 +182,7 @@ impl Leases<'_> {
 
     /// A heartbeat.
     pub fn keep(&mut self, key: &JobKey, lease: i64, sign: &Sign) -> Kept {
-        let Some(place) = self.find(key, lease) else { return Kept::No };
+        let Some(place) = self.find(key, lease) else { return Kept::Missing };
         let length_ms = sign.length_ms.unwrap_or(place.length_ms);
         if place.rescuer != 0 || place.released || length_ms > place.length_ms {
             return Kept::No;
@@ -191,7 +196,13 @@ impl Leases<'_> {
     /// Before the job is taken from a holder whose lease has ended by its row, or who has not been seen since then. False: the lease
     /// holds. Else its heartbeats go to the row from now on.
     pub fn is_lost(&mut self, key: &JobKey, lease: i64, now: i64, not_seen_since: Option<i64>, rescuer: i32) -> bool {
-        let Some(place) = self.find(key, lease) else { return true };
+        let Some(place) = self.find(key, lease) else {
+            // By its row the lease may hold still: a first heartbeat must not count on that.
+            if not_seen_since.is_some() {
+                self.add(Lease { key: *key, lease, rescuer, reserved: true, ..Lease::default() });
+            }
+            return true;
+        };
         let silent = not_seen_since.is_some_and(|since| place.seen_at < since);
         if place.expires_at > now && !silent && !place.released {
             return false;
@@ -202,7 +213,14 @@ impl Leases<'_> {
 
     /// What a process wanted to take away it has taken, or has not.
     pub fn rescuer_is_done(&mut self, rescuer: i32) {
-        self.places.iter_mut().filter(|place| place.lease != 0 && place.rescuer == rescuer).for_each(|place| place.rescuer = 0);
+        for n in 1..=self.used.touched {
+            let Some(place) = self.at(n).filter(|place| place.lease != 0 && place.rescuer == rescuer) else { continue };
+            place.rescuer = 0;
+            if place.reserved {
+                let key = place.key;
+                self.forget(&key);
+            }
+        }
     }
 
     /// A process ends: its jobs are to be taken away. How many.

@@ -24,6 +24,8 @@ pub enum Answer {
     Bool(bool),
     Int(i32),
     BigInt(i64),
+    Double(f64),
+    Timestamp(Timestamp),
     Datum(pg_sys::Datum),
 }
 
@@ -210,6 +212,8 @@ fn datum_of(answer: Answer) -> Option<pg_sys::Datum> {
         Answer::Bool(value) => Some(pg_sys::Datum::from(value)),
         Answer::Int(value) => Some(pg_sys::Datum::from(value)),
         Answer::BigInt(value) => Some(pg_sys::Datum::from(value)),
+        Answer::Double(value) => Some(pg_sys::Datum::from(value.to_bits())),
+        Answer::Timestamp(value) => Some(pg_sys::Datum::from(value.0)),
         Answer::Datum(value) => Some(value),
     }
 }

@@ -4,6 +4,7 @@ pub mod call;
 pub mod datum;
 pub mod grant;
 pub mod heap;
+pub mod leases;
 pub mod notes;
 pub mod process;
 pub mod row;

@@ -98,6 +98,10 @@ impl Row<'_> {
         self.bigint(column).map(Timestamp)
     }
 
+    pub fn double(&self, column: usize) -> Option<f64> {
+        self.datum(column).map(|datum| f64::from_bits(datum.value() as u64))
+    }
+
     /// A `"char"` column.
     pub fn letter(&self, column: usize) -> Option<u8> {
         self.datum(column).map(|datum| datum.value() as u8)

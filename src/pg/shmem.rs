@@ -2,7 +2,7 @@
 //! Fixed size, plain atomics, no lock: every field is one number that one process writes and others read.
 //! All of it may vanish in a crash; nothing about jobs is in here.
 
-use super::{server, stripes};
+use super::{leases, server, stripes};
 use pgrx::pg_sys;
 use std::sync::atomic::{AtomicI32, AtomicI64, AtomicPtr, AtomicU32, Ordering::SeqCst};
 
@@ -33,6 +33,8 @@ struct Shared {
     launcher_pid: AtomicI32,
     /// Counts requests to look at the databases again.
     looks_wanted: AtomicU32,
+    /// Counts cancellations of running jobs.
+    cancels: AtomicU32,
     /// Times that a session found jobs it had been waiting for without having been woken.
     unwoken: AtomicI64,
     maintainers: [Maintainer; MAINTAINERS],
@@ -72,6 +74,7 @@ unsafe extern "C-unwind" fn on_request() {
         pg_sys::RequestAddinShmemSpace(size_of::<Shared>());
     }
     stripes::request();
+    leases::request();
 }
 
 #[pgrx::pg_guard]
@@ -90,6 +93,7 @@ unsafe extern "C-unwind" fn on_startup() {
         SHARED.store(memory, SeqCst);
     }
     stripes::startup();
+    leases::startup();
     if let Some(shared) = shared() {
         let now = server::wall_clock_micros();
         shared.clean_start.store(FIRST_START_IS_CLEAN.swap(0, SeqCst), SeqCst);
@@ -126,6 +130,11 @@ pub fn grace_from_micros() -> i64 {
         shared.grace_from.store(server::wall_clock_micros(), SeqCst);
     }
     shared.grace_from.load(SeqCst)
+}
+
+/// When the server began to take writes; None when it has not, or without preload.
+pub fn writable_at_micros() -> Option<i64> {
+    shared().map(|shared| shared.writable_at.load(SeqCst)).filter(|at| *at != 0)
 }
 
 /// Called by the launcher when it starts. Its first start in this run of the server is the end of recovery: on a promoted standby
@@ -202,6 +211,18 @@ pub(super) fn set_latch(latch: *mut pg_sys::Latch) {
     unsafe { SetLatch(latch) }
 }
 
+/// Cancellations of running jobs so far.
+pub fn cancels() -> u32 {
+    shared().map_or(0, |shared| shared.cancels.load(SeqCst))
+}
+
+/// Neither allocates nor raises.
+pub(super) fn count_cancel() {
+    if let Some(shared) = shared() {
+        shared.cancels.fetch_add(1, SeqCst);
+    }
+}
+
 pub fn count_unwoken() {
     if let Some(shared) = shared() {
         shared.unwoken.fetch_add(1, SeqCst);
@@ -214,6 +235,8 @@ pub fn unwoken() -> i64 {
 
 /// A transaction that nobody noted has ended: what it made ready must be looked for.
 pub fn ask_for_a_sweep() {
+    // It may have cancelled running jobs, too.
+    count_cancel();
     if let Some(slot) = maintainer(server::database_oid()) {
         slot.sweeps_wanted.fetch_add(1, SeqCst);
         wake_maintainer(slot.database.load(SeqCst));

@@ -21,6 +21,8 @@ pub const LOW_WATER: usize = 256;
 /// Candidates taken or merged in one hold of the lock.
 pub const CHUNK: usize = 256;
 const TRANCHE: &CStr = c"jobq";
+/// Locks of super::leases, in the same tranche.
+pub(super) const LEASE_LOCKS: usize = 8;
 
 #[repr(C, align(128))]
 struct Head {
@@ -52,8 +54,8 @@ unsafe impl Sync for Attached {}
 
 unsafe extern "C-unwind" {
     // Postgres's own, without pgrx's guard: they raise nothing here, and callbacks after commit must not depend on one.
-    fn LWLockAcquire(lock: *mut pg_sys::LWLock, mode: pg_sys::LWLockMode::Type) -> bool;
-    fn LWLockRelease(lock: *mut pg_sys::LWLock);
+    pub(super) fn LWLockAcquire(lock: *mut pg_sys::LWLock, mode: pg_sys::LWLockMode::Type) -> bool;
+    pub(super) fn LWLockRelease(lock: *mut pg_sys::LWLock);
 }
 
 /// All entries, of all stripes.
@@ -66,7 +68,7 @@ fn slots_per_stripe() -> usize {
 /// Each part begins at a multiple of this.
 const ALIGNMENT: usize = 128;
 
-fn part<T>(count: usize) -> usize {
+pub(super) fn part<T>(count: usize) -> usize {
     size_of::<T>().saturating_mul(count).next_multiple_of(ALIGNMENT)
 }
 
@@ -82,7 +84,7 @@ pub(super) fn request() {
     // SAFETY: called from shmem_request_hook.
     unsafe {
         pg_sys::RequestAddinShmemSpace(bytes());
-        pg_sys::RequestNamedLWLockTranche(TRANCHE.as_ptr(), STRIPES as i32);
+        pg_sys::RequestNamedLWLockTranche(TRANCHE.as_ptr(), (STRIPES + LEASE_LOCKS) as i32);
     }
 }
 
@@ -108,6 +110,16 @@ pub(super) fn startup() {
             waiters_per_stripe: settings::max_waiters(),
         }));
     }
+}
+
+/// The lock of a part of the leases.
+///
+/// # Safety
+/// The memory is attached, and n is below LEASE_LOCKS.
+pub(super) unsafe fn lease_lock(n: usize) -> *mut pg_sys::LWLock {
+    let locks = ATTACHED.0.get().map_or(std::ptr::null_mut(), |memory| memory.locks);
+    // SAFETY: the tranche has so many locks.
+    unsafe { &raw mut (*locks.add(STRIPES.saturating_add(n))).lock }
 }
 
 pub fn attached() -> bool {

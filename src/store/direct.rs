@@ -13,11 +13,11 @@ use crate::pg;
 use crate::pg::call::RowSink;
 use crate::pg::datum::{Jsonb, Text};
 use crate::pg::heap::{self, Key, Table, Use, direct, look_again};
-use crate::pg::notes;
 use crate::pg::row::{Row, RowMemory};
 use crate::pg::shape::{IndexSpec, Predicate, TableSpec};
 use crate::pg::spi::Param;
 use crate::pg::stripes::{self, Taken};
+use crate::pg::{leases, notes};
 use crate::rules::lease;
 use crate::settings;
 use std::collections::HashMap;
@@ -381,7 +381,14 @@ fn take(
         changes.push((job::spent_key, row.value(job::unique_key)));
         changes.push((job::unique_key, Param::NULL));
     }
+    if claim.bound {
+        changes.push((job::bound, true.into()));
+        leases::bind(row.uuid(job::id).unwrap_or_default(), lease, lease_ms, claim.now)?;
+    }
     if !jobs.update_if_free(row, &changes)? {
+        if claim.bound {
+            leases::end(&leases::key(row.uuid(job::id).unwrap_or_default()), lease);
+        }
         return Ok(false);
     }
     sink.put(&[
@@ -424,6 +431,28 @@ pub fn heartbeat(id: Uuid, lease: i64, sign: &Sign) -> Result<Option<Option<bool
         }
         let done = jobs.update_if_free(&row, &changes)?;
         Ok(Some(done.then(|| row.boolean(job::cancel_requested) == Some(true))))
+    })
+}
+
+/// A row whose lease is current.
+pub struct Held {
+    pub cancel_requested: bool,
+    pub lease_ms: i64,
+    pub expires_at: Timestamp,
+    pub progress: f64,
+}
+
+/// What the row of a lease says; inner None when the lease is stale. Nothing is locked.
+pub fn held(id: Uuid, lease: i64) -> Result<Option<Option<Held>>, Error> {
+    direct([jobs(Use::Read)], |[jobs]| {
+        let Some(mut scan) = jobs.scan(&JOB_KEY, &[Key::uuid_is(1, id)]) else { return Ok(None) };
+        let row = scan.next_row().filter(|row| is_held(row, lease));
+        Ok(Some(row.map(|row| Held {
+            cancel_requested: row.boolean(job::cancel_requested) == Some(true),
+            lease_ms: row.bigint(job::lease_ms).unwrap_or(0),
+            expires_at: row.timestamp(job::lease_expires_at).unwrap_or(NEVER),
+            progress: row.double(job::progress).unwrap_or(-1.0),
+        })))
     })
 }
 
@@ -491,7 +520,10 @@ fn completed(row: &Row<'_>, job: &Finished, now: Timestamp, slot: i16) -> [Param
         row.value(job::claimed_at),
         now.into(),
         job.lease.into(),
-        row.value(job::progress),
+        leases::known(job.id, job.lease)
+            .map(|known| known.2)
+            .filter(|progress| *progress >= 0.0)
+            .map_or_else(|| row.value(job::progress), Param::from),
         row.value(job::unique_pending),
         row.value(job::note),
         row.value(job::worker),

@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::pg::call::RowSink;
 use crate::pg::datum::{Jsonb, Text};
 use crate::pg::spi::{Param, Rows, Session};
-use crate::pg::{notes, stripes};
+use crate::pg::{leases, notes, stripes};
 use uuid::Uuid;
 
 /// What a new job's row holds besides its id and payload.
@@ -123,14 +123,16 @@ pub struct Claim<'a> {
     pub clock_part: i64,
     pub worker: &'a str,
     pub kinds: Option<&'a [Text]>,
+    /// To this session: released when it ends.
+    pub bound: bool,
 }
 
 /// Rows of jobq.claimed_job, in no order: see `hand_out`.
 pub fn claim<'s>(session: &'s Session, queue: &Queue, claim: &Claim<'_>, random_part: i32) -> Result<Rows<'s>, Error> {
     #[cfg(feature = "pg18")]
-    statement!(CLAIM, "claim", [Int, Int, Timestamp, BigInt, BigInt, Int, Text, TextArray, BigInt, Text]);
+    statement!(CLAIM, "claim", [Int, Int, Timestamp, BigInt, BigInt, Int, Text, TextArray, BigInt, Text, Bool]);
     #[cfg(not(feature = "pg18"))]
-    statement!(CLAIM, "claim_before_18", [Int, Int, Timestamp, BigInt, BigInt, Int, Text, TextArray, BigInt, Text]);
+    statement!(CLAIM, "claim_before_18", [Int, Int, Timestamp, BigInt, BigInt, Int, Text, TextArray, BigInt, Text, Bool]);
     let key = notes::key(queue.id);
     let params = [
         queue.id.into(),
@@ -143,12 +145,17 @@ pub fn claim<'s>(session: &'s Session, queue: &Queue, claim: &Claim<'_>, random_
         claim.kinds.into(),
         queue.timeout_ms.into(),
         queue.name.as_str().into(),
+        claim.bound.into(),
     ];
     notes::unsure_of(&key, || {
         let rows = session.run(&CLAIM, &params)?;
         let taken: Vec<Candidate> = (0..rows.count()).filter_map(|row| claimed(&rows, row)).collect();
-        for candidate in &taken {
+        for (row, candidate) in taken.iter().enumerate() {
             notes::takes(&key, *candidate);
+            if claim.bound {
+                let lease_ms = claim.lease_ms.unwrap_or(queue.lease_ms);
+                leases::bind(Uuid::from_u128(candidate.id), rows.bigint(row, 2).unwrap_or(0), lease_ms, claim.now)?;
+            }
         }
         stripes::withdraw(&key, &taken);
         Ok(rows)
@@ -167,8 +174,9 @@ fn claimed(rows: &Rows<'_>, row: usize) -> Option<Candidate> {
 
 /// A claim with the rights of the session's user: how many jobs, and they as jsonb.
 pub fn claim_as_jsonb(session: &Session, queues: &str, claim: &Claim<'_>) -> Result<(i64, Vec<u8>), Error> {
-    statement!(CLAIM, "claim_as_jsonb", [Text, Int, Text, BigInt, TextArray], Free);
-    let params = [queues.into(), claim.batch.into(), claim.worker.into(), claim.lease_ms.into(), claim.kinds.into()];
+    statement!(CLAIM, "claim_as_jsonb", [Text, Int, Text, BigInt, TextArray, Text], Free);
+    let bind = if claim.bound { "session" } else { "lease" };
+    let params = [queues.into(), claim.batch.into(), claim.worker.into(), claim.lease_ms.into(), claim.kinds.into(), bind.into()];
     let rows = session.run(&CLAIM, &params)?;
     let count = rows.bigint(0, 1).unwrap_or(0);
     Ok((count, rows.jsonb(0, 2).map_or_else(Vec::new, |jobs| jobs.content().to_vec())))

@@ -34,10 +34,25 @@ pub struct Search {
     pub not_seen_since: Option<Timestamp>,
     pub deadlines: bool,
     pub batch: i32,
+    /// Jobs bound to a session that were claimed before have lost it with the server's last run.
+    pub writable_at: Option<Timestamp>,
+}
+
+/// The jobs of sessions that have ended, locked; those that somebody else has locked are left out.
+pub fn released(session: &Session, ids: &[Uuid], leases: &[i64]) -> Result<Vec<Zombie>, Error> {
+    statement!(RELEASED, "released", [UuidArray, BigIntArray]);
+    notes::unsure_of_one(|| read_zombies(&session.run(&RELEASED, &[ids.into(), leases.into()])?))
+}
+
+/// Those of the jobs that are held under these leases.
+pub fn still_held(session: &Session, ids: &[Uuid], leases: &[i64]) -> Result<Vec<Uuid>, Error> {
+    statement!(HELD, "still_held", [UuidArray, BigIntArray]);
+    let rows = session.run(&HELD, &[ids.into(), leases.into()])?;
+    Ok((0..rows.count()).filter_map(|row| rows.uuid(row, 1)).collect())
 }
 
 pub fn zombies(session: &Session, search: &Search) -> Result<Vec<Zombie>, Error> {
-    statement!(ZOMBIES, "zombies", [Timestamp, Timestamp, BigInt, Timestamp, Bool, Int], Free);
+    statement!(ZOMBIES, "zombies", [Timestamp, Timestamp, BigInt, Timestamp, Bool, Int, Timestamp], Free);
     notes::unsure_of_one(|| {
         read_zombies(&session.run(
             &ZOMBIES,
@@ -48,6 +63,7 @@ pub fn zombies(session: &Session, search: &Search) -> Result<Vec<Zombie>, Error>
                 search.not_seen_since.into(),
                 search.deadlines.into(),
                 search.batch.into(),
+                search.writable_at.into(),
             ],
         )?)
     })

@@ -42,6 +42,8 @@ pub enum Op {
     Complete,
     Release,
     Fail,
+    /// Before others.
+    Hurry,
     /// The same priority, ready some time later.
     Retry(i64),
     /// A running job whose worker is gone.
@@ -129,6 +131,8 @@ pub enum Stage {
     Look(Version, Place, i64),
     /// It was seen ready.
     Lock(Version, Place),
+    /// It was seen not ready (a step of its own only for rule D9).
+    Drop(Version),
     BeginRefill { side: Side, horizon: Key },
     /// Reads the ready index from a key on.
     Index(Key),
@@ -161,6 +165,8 @@ pub enum RefillStage {
 pub struct Sweep {
     pub parts: Vec<(u8, Side, Key, Key)>,
     pub begun: bool,
+    /// Rows that it must find.
+    pub untold: Vec<u8>,
     pub read: Option<Read>,
 }
 

@@ -1,0 +1,176 @@
+"""Many idle sessions that wait for jobs, one producer that enqueues a job now and then: how long until a waiter has it.
+
+Prints one JSON line: latencies, processor time of the waiting backends while nothing happens, how many of them hold a snapshot.
+All sessions are served by one loop on their sockets; a waiter that has got a job completes it and waits again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import time
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import psycopg
+from psycopg import pq
+from psycopg.types.json import Jsonb
+
+ORDER = json.loads(os.environ["BENCH"])  # style, waiters, jobs, gap_ms, idle_seconds
+PATIENCE_SECONDS = 20
+
+
+class Style(ABC):
+    """How one kind of queue waits, asynchronously: a statement is sent, its result read when the socket has it."""
+
+    enqueue: str
+
+    @abstractmethod
+    def wait(self, session: psycopg.Connection) -> None:
+        """Sends what makes this session wait."""
+
+    @abstractmethod
+    def taken(self, session: psycopg.Connection) -> float | None:
+        """The socket has something: when the job was sent, if this session has got one now."""
+
+    def finish(self, session: psycopg.Connection) -> None:
+        """Completes the job that was taken."""
+
+
+class Jobq(Style):
+    enqueue = "SELECT jobq.enqueue('bench', %s, 'bench')"
+
+    def wait(self, session: psycopg.Connection) -> None:
+        session.pgconn.send_query(b"CALL jobq.claim_wait('bench', 1, '10 min', 'bench')")
+
+    def taken(self, session: psycopg.Connection) -> float | None:
+        jobs = json.loads(rows(session)[0][0])
+        if not jobs:
+            self.wait(session)
+            return None
+        self.job = jobs[0]
+        return self.job["payload"]["sent"]
+
+    def finish(self, session: psycopg.Connection) -> None:
+        session.execute("SELECT jobq.complete(%s, %s)", [self.job["id"], self.job["lease"]])
+
+
+class Hand(Style):
+    """LISTEN; whoever is told tries to take the job, and most find that another was faster."""
+
+    enqueue = "WITH n AS (INSERT INTO hand (queue, payload) VALUES ('bench', %s)) SELECT pg_notify('bench', '')"
+
+    def wait(self, session: psycopg.Connection) -> None:
+        session.execute("LISTEN bench")
+
+    def taken(self, session: psycopg.Connection) -> float | None:
+        session.pgconn.consume_input()
+        if not any(iter(session.pgconn.notifies, None)):
+            return None
+        row = session.execute("""UPDATE hand SET state = 'running', attempt = attempt + 1, worker = 'bench',
+            lease_expires_at = clock_timestamp() + interval '5 min' WHERE id = (SELECT id FROM hand WHERE queue = 'bench' AND state = 'pending'
+            AND run_at <= now() ORDER BY priority, run_at, id LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING id, payload""").fetchone()
+        if row is None:
+            return None
+        self.id = row[0]
+        return row[1]["sent"]
+
+    def finish(self, session: psycopg.Connection) -> None:
+        session.execute("DELETE FROM hand WHERE id = %s", [self.id])
+
+
+class Pgmq(Style):
+    """read_with_poll with its defaults: looks every 100 ms for 5 s."""
+
+    enqueue = "SELECT pgmq.send('bench', %s)"
+
+    def wait(self, session: psycopg.Connection) -> None:
+        session.pgconn.send_query(b"SELECT msg_id, message FROM pgmq.read_with_poll('bench', 300, 1)")
+
+    def taken(self, session: psycopg.Connection) -> float | None:
+        found = rows(session)
+        if not found:
+            self.wait(session)
+            return None
+        self.id, message = found[0]
+        return json.loads(message)["sent"]
+
+    def finish(self, session: psycopg.Connection) -> None:
+        session.execute("SELECT pgmq.delete('bench', %s::bigint)", [int(self.id)])
+
+
+STYLES: dict[str, type[Style]] = {"jobq": Jobq, "hand": Hand, "pgmq": Pgmq}
+
+
+def rows(session: psycopg.Connection) -> list[tuple[str, ...]]:
+    """The whole answer to what was sent with send_query; its first bytes are there."""
+    found: list[tuple[str, ...]] = []
+    while (result := session.pgconn.get_result()) is not None:
+        if result.status == pq.ExecStatus.FATAL_ERROR:
+            raise RuntimeError(result.error_message.decode())
+        found += [tuple((result.get_value(row, column) or b"").decode() for column in range(result.nfields)) for row in range(result.ntuples)]
+    return found
+
+
+def main() -> None:
+    style = STYLES[ORDER["style"]]()
+    sessions = [psycopg.connect(autocommit=True) for _ in range(ORDER["waiters"])]
+    producer = psycopg.connect(autocommit=True)
+    by_socket = {session.fileno(): session for session in sessions}
+    poll = select.epoll()
+    for session in sessions:
+        style.wait(session)
+        poll.register(session.fileno(), select.EPOLLIN)
+    time.sleep(1)
+    busy = idle_cpu(style, poll, by_socket)
+    holding = producer.execute("SELECT count(*) FROM pg_stat_activity WHERE backend_xmin IS NOT NULL AND pid = ANY (%s)",
+                               [[session.info.backend_pid for session in sessions]]).fetchone()[0]
+    latencies = []
+    for number in range(ORDER["jobs"] + 1):
+        taken = one_job(style, producer, poll, by_socket)
+        if number > 0:  # the first one plans the statements
+            latencies.append(taken)
+        until = time.monotonic() + ORDER["gap_ms"] / 1000
+        serve(style, poll, by_socket, until)
+    print(json.dumps({"latencies_ms": latencies, "cpu_ms_per_s": busy, "holding_snapshot": holding}), flush=True)
+
+
+def one_job(style: Style, producer: psycopg.Connection, poll: select.epoll, by_socket: dict[int, psycopg.Connection]) -> float:
+    """Milliseconds from before the call that enqueues to the job being in a waiter's hands."""
+    producer.execute(style.enqueue, [Jsonb({"sent": time.time()})])
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        if (taken := serve(style, poll, by_socket, time.monotonic() + 1, stop=True)) is not None:
+            return taken
+    raise RuntimeError(f"no waiter got the job within {PATIENCE_SECONDS} s")
+
+
+def serve(style: Style, poll: select.epoll, by_socket: dict[int, psycopg.Connection], until: float, stop: bool = False) -> float | None:
+    """Reads what arrives; with `stop` up to the first job, which is completed, and tells how long that job took to arrive."""
+    while (left := until - time.monotonic()) > 0:
+        for socket, _ in poll.poll(left):
+            session = by_socket[socket]
+            if (sent := style.taken(session)) is not None:
+                took = 1000 * (time.time() - sent)
+                style.finish(session)
+                style.wait(session)
+                if stop:
+                    return took
+    return None
+
+
+def idle_cpu(style: Style, poll: select.epoll, by_socket: dict[int, psycopg.Connection]) -> float:
+    """Processor milliseconds that all waiting backends together use in a second."""
+    pids = [session.info.backend_pid for session in by_socket.values()]
+    before, start = sum(map(cpu_ns, pids)), time.monotonic()
+    serve(style, poll, by_socket, start + ORDER["idle_seconds"])
+    return (sum(map(cpu_ns, pids)) - before) / 1e6 / (time.monotonic() - start)
+
+
+def cpu_ns(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+//! The dispatcher's protocol in simulation: transactions, refills, sweeps and waiters around the real structures of src/dispatch.
+//!
+//! `run` beside this project builds and calls it; README.md says what is modelled. Prints lines of verdict, name and details,
+//! separated by tabs.
+
+// In the order in which they are worth reading.
+mod world;
+mod rules;
+mod heap;
+mod memory;
+mod notes;
+mod turn;
+mod ops;
+mod ends;
+mod claim;
+mod refill;
+mod wait;
+mod check;
+mod search;
+mod scenes;
+mod simulate;
+
+// The code under test. Not all of it is used here, and this is no test build: its own tests need a crate.
+#[allow(dead_code)]
+#[path = "../../../src/dispatch/mod.rs"]
+mod dispatch;
+
+use rules::{Rule, without};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// States of a search in the short form.
+const STATES: usize = 60_000;
+
+fn verdict(verdict: &str, name: &str, details: &str, trace: &[String]) {
+    println!("{verdict}\t{name}\t{details}");
+    for line in trace {
+        println!("#   {line}");
+    }
+}
+
+/// Searches all orders of events of a scene; prints the verdict.
+fn explore(name: &str, world: &world::World, most: usize) {
+    let outcome = search::search(world.clone(), most);
+    match outcome.wrong {
+        Some((wrong, path)) => {
+            let trace = search::tell(world.clone(), &path);
+            verdict("broken", name, &format!("{wrong} ({} steps, {} states)", path.len(), outcome.states), &trace);
+        }
+        None if outcome.is_cut => verdict("cut", name, &format!("the first {} states", outcome.states), &[]),
+        None => verdict("holds", name, &format!("all {} states", outcome.states), &[]),
+    }
+}
+
+fn scenes(most: usize) {
+    for rule in Rule::ALL {
+        explore(&format!("{rule:?} {}", rule.what()), &scenes::scene(*rule), most);
+    }
+    for (name, world) in scenes::crowds() {
+        explore(name, &world, most);
+    }
+}
+
+/// Takes away one rule after the other. `inside`: those which the copy of src/dispatch can do without.
+fn mutants(inside: bool) {
+    for rule in Rule::ALL.iter().filter(|rule| rule.is_inside() == inside) {
+        // The scene begins with all rules.
+        let world = scenes::scene(*rule);
+        without(Some(*rule), || explore(&format!("{rule:?} {}", rule.what()), &world, STATES));
+    }
+}
+
+/// Walks from a seed on, until so many steps are made or the time is over.
+fn simulate(first: u64, walks: u64, steps: u64, limit: Duration, tells: bool) {
+    let begun = Instant::now();
+    let (mut made, mut handed_out, mut seed) = (0, 0, first);
+    while made < steps && seed - first < walks && begun.elapsed() < limit {
+        let walk = simulate::walk(seed, tells);
+        made += walk.steps;
+        handed_out += walk.handed_out;
+        if let Some((wrong, mut log)) = walk.wrong {
+            if !tells && let Some((_, told)) = simulate::walk(seed, true).wrong {
+                log = told;
+            }
+            let last = log.len().saturating_sub(if tells { usize::MAX } else { 60 });
+            verdict("broken", "simulation", &format!("seed {seed}: {wrong} (step {})", walk.steps), &log[last..]);
+            return;
+        }
+        seed += 1;
+    }
+    verdict("holds", "simulation", &format!("{made} steps, seeds {first} to {}, {handed_out} jobs handed out", seed - 1), &[]);
+}
+
+fn main() -> ExitCode {
+    if !memory::is_seen_right() {
+        eprintln!("EntryView in memory.rs is no longer laid out like Entry in src/dispatch/stripe.rs");
+        return ExitCode::FAILURE;
+    }
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let number = |at: usize, otherwise: u64| args.get(at).and_then(|arg| arg.parse().ok()).unwrap_or(otherwise);
+    match args.first().map(String::as_str) {
+        Some("scenes") => scenes(number(1, STATES as u64) as usize),
+        Some("mutants") => mutants(args.get(1).is_some_and(|which| which == "inside")),
+        Some("simulate") => {
+            simulate(number(1, 1), u64::MAX, number(2, 100_000), Duration::from_secs(number(3, u64::MAX / 2)), false);
+        }
+        Some("seed") => simulate(number(1, 1), 1, u64::MAX, Duration::from_secs(u64::MAX / 2), true),
+        _ => {
+            eprintln!("model scenes [STATES] | mutants around|inside | simulate SEED STEPS [SECONDS] | seed SEED");
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}
