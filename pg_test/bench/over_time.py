@@ -14,7 +14,7 @@ from cluster import Cluster
 from stage import Stage
 from workloads import workload
 
-PINNED = ("jobq", "jobq-fused", "hand", "pgmq", "graphile", "procrastinate", "floor")
+PINNED = ("jobq", "hand", "pgmq", "graphile", "procrastinate")
 REMEMBERED = ("jobq", "jobq-fused", "hand", "pgmq")
 
 
@@ -65,7 +65,7 @@ def memory(stage: Stage, page: Page) -> None:
                 # The first tenth fills caches.
                 early = sizes_kb[max(1, len(sizes_kb) // 10)] if len(sizes_kb) > 1 else 0
                 page.series[name] = [size / 1024 for size in sizes_kb]
-                page.add(name, 1, {"growth kB": float(sizes_kb[-1] - early) if sizes_kb else 0, "end MB": sizes_kb[-1] / 1024 if sizes_kb else 0,
+                page.add(name, 1, {"end MB": sizes_kb[-1] / 1024 if sizes_kb else 0, "growth kB": float(sizes_kb[-1] - early) if sizes_kb else 0,
                                    "jobs/s": run.tps}, run.command)
     page.note(f"{stage.plan.calls} calls each (RssAnon, sampled twice a second); growth: from a tenth of the run to its end")
 

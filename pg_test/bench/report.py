@@ -46,7 +46,7 @@ def about(stage: Stage, started: datetime) -> dict[str, object]:
 
 def versions(stage: Stage) -> dict[str, str]:
     """Only of those that took part: asking fetches."""
-    known: dict[str, str] = dict(stage.book.versions)
+    known: dict[str, str] = {"python": platform.python_version(), **stage.book.versions}
     for name in stage.plan.peers:
         peer = BY_NAME.get(name)
         if peer and peer.version and name not in stage.book.left_out:
@@ -85,7 +85,7 @@ def markdown(book: Book, facts: dict[str, object], plots: dict[str, list[str]]) 
             "Settings: " + ", ".join(f"{name} = {value}" for name, value in dict(facts["settings"]).items()) + ".",  # type: ignore[call-overload]
             "", f"{plan['rounds']} rounds of {plan['seconds']} s, peers in turn; a figure is the median of its rounds, a ratio the median of the ratios "
             "within each round. **jobq is n times better** compares the first figure (n < 1: jobq is worse). Read the ratios: the figures belong to the "
-            "machine.", "",
+            "machine. Every round and its command: results.json.", "",
             "Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".", ""]
     for page in book.pages:
         text += [f"## {page.name}", "", page.about + ".", "", *table(page), ""]

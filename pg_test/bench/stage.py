@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import fetch
 import peers
 import pgbench
 from book import Book
-from cluster import Cluster
+from cluster import Cluster, SqlError
 from machine import SetupError
 from peers import FILL_CHUNK, Peer
 from toolchain import Install
@@ -62,7 +63,7 @@ class Stage:
                 made[name] = database
                 try:
                     self.set_up(peers.BY_NAME[name], database, fill, payload or small_payload())
-                except (SetupError, OSError, StopIteration) as error:
+                except (SetupError, SqlError, OSError, StopIteration) as error:
                     self._broken.add(name)
                     self.book.leave_out(name, str(error).splitlines()[0])
             yield {name: database for name, database in made.items() if name not in self._broken}
@@ -90,6 +91,15 @@ class Stage:
         quoted = payload.replace("'", "''")
         text = f"\\set count {-(-count // chunks)}\n\\set payload '{quoted}'\n" + script.read_text() * chunks
         self.server.psql(text, database)
+
+    def alone(self, database: str) -> None:
+        """Waits until nobody is connected any more: a thousand sessions need their time to leave."""
+        others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        deadline = time.monotonic() + 60
+        while self.server.psql(others, database) != "0":
+            if time.monotonic() > deadline:
+                raise SetupError(f"sessions of {database} do not end")
+            time.sleep(0.1)
 
     def can(self, name: str, what: str) -> bool:
         return peers.BY_NAME[name].script(what) is not None

@@ -12,6 +12,7 @@ from workloads import workload
 
 DELETING = ("jobq", "jobq-fused", "hand", "pgmq", "graphile", "procrastinate", "pgq", "floor")
 KEEPING = ("jobq-keep", "hand-keep", "pgmq-keep", "procrastinate-keep")
+CLAIMING = ("jobq", "hand", "pgmq", "graphile", "procrastinate")
 CLAIMS = 1000  # claims of one job each that a percentile is taken from
 
 
@@ -39,7 +40,7 @@ def single_8(stage: Stage, page: Page) -> None:
     cycle(stage, page, "single", 8)
 
 
-@workload("single-32", "one job at a time: enqueue, claim, complete; 32 clients")
+@workload("single-32", "one job at a time: enqueue, claim, complete; 32 clients", quick=False)
 def single_32(stage: Stage, page: Page) -> None:
     cycle(stage, page, "single", 32)
 
@@ -71,12 +72,14 @@ def wal(stage: Stage, page: Page) -> None:
     for what, transactions in (("single", singles), ("batch", batches)):
         able = tuple(name for name in DELETING + KEEPING if stage.can(name, what))
         with stage.databases(able) as databases:
+            # The warm-up pays for the full pages after it, and none falls into the rounds.
+            stage.server.psql("CHECKPOINT")
             for name, database in databases.items():
                 stage.pgbench(name, database, what, clients=1, transactions=transactions // 4)
             for number in range(1, stage.plan.rounds + 1):
                 for name, database in databases.items():
                     page.add(f"{name}, {what}", number, wal_of(stage, name, database, what, transactions))
-    page.note("rows of queues that keep history are compared with jobq, keep")
+    page.note("rows of queues that keep history are compared with jobq-keep; full pages are those written because of a checkpoint")
 
 
 def wal_of(stage: Stage, name: str, database: str, what: str, transactions: int) -> Figures:
@@ -87,42 +90,38 @@ def wal_of(stage: Stage, name: str, database: str, what: str, transactions: int)
     return {"WAL B/job": float(written) / jobs, "full pages/1000 jobs": 1000 * (int(images_after) - int(images)) / jobs}
 
 
-@workload("in-flight", "single jobs while many others are claimed and not finished; 8 clients, and claims alone by one")
+@workload("in-flight", "single jobs while many others are claimed and not finished; 8 clients; then claims alone by one client")
 def in_flight(stage: Stage, page: Page) -> None:
-    able = tuple(name for name in DELETING if name != "jobq-fused" and stage.can(name, "hold") and stage.can(name, "claim"))
+    able = tuple(name for name in CLAIMING if stage.can(name, "hold"))
     for held in (0, stage.plan.in_flight):
         with stage.databases(able, fill=0) as databases:
             for name, database in databases.items():
-                keep_in_flight(stage, name, database, held)
-            for number in range(1, stage.plan.rounds + 1):
-                for name, database in databases.items():
-                    page.add(f"{name}, {held} in flight", number, *cycle_and_claims(stage, name, database))
+                peer = BY_NAME[name]
+                stage.repeat(peer, "fill", database, held)
+                stage.repeat(peer, "hold", database, held)
+                stage.repeat(peer, "fill", database, 2 * CLAIMS)
+            loops_then_claims(stage, page, databases, CLAIMS, f", {held} in flight")
 
 
-def keep_in_flight(stage: Stage, name: str, database: str, held: int) -> None:
-    peer = BY_NAME[name]
-    stage.repeat(peer, "fill", database, held)
-    stage.repeat(peer, "hold", database, held)
-    stage.repeat(peer, "fill", database, 3000)
-    stage.server.psql("VACUUM (ANALYZE)", database)
-
-
-def cycle_and_claims(stage: Stage, name: str, database: str) -> tuple[Figures, str]:
-    run = stage.pgbench(name, database, "single", clients=8, seconds=stage.plan.seconds)
-    claims = stage.pgbench(name, database, "claim", clients=1, transactions=min(CLAIMS, 200 if stage.plan.quick else CLAIMS), log="transactions")
-    return {"jobs/s": run.tps, "claim p50 ms": figures.percentile(claims.latencies_ms, 50),
-            "claim p99 ms": figures.percentile(claims.latencies_ms, 99)}, run.command
-
-
-@workload("pending", "single jobs and claims alone while this many jobs wait")
+@workload("pending", "single jobs while so many wait; 8 clients; then claims alone by one client")
 def pending(stage: Stage, page: Page) -> None:
-    able = tuple(name for name in DELETING if name != "jobq-fused" and stage.can(name, "claim"))
     for waiting in stage.plan.pending:
         # Its trigger sends two notifications for each job: ten million would take hours.
         fits = stage if waiting <= 1_000_000 else without(stage, "procrastinate")
-        with fits.databases(able, fill=max(waiting, 3000)) as databases:
-            for database in databases.values():
-                stage.server.psql("VACUUM (ANALYZE)", database)
-            for number in range(1, stage.plan.rounds + 1):
-                for name, database in databases.items():
-                    page.add(f"{name}, {waiting} pending", number, *cycle_and_claims(stage, name, database))
+        with fits.databases(CLAIMING, fill=waiting) as databases:
+            loops_then_claims(stage, page, databases, min(CLAIMS, waiting // 2), f", {waiting} pending")
+
+
+def loops_then_claims(stage: Stage, page: Page, databases: dict[str, str], claims: int, circumstance: str) -> None:
+    """The rounds leave the queues as they were; the claims, which stay unfinished, come after them."""
+    for database in databases.values():
+        stage.server.psql("VACUUM (ANALYZE)", database)
+    for number in range(1, stage.plan.rounds + 1):
+        for name, database in databases.items():
+            run = stage.pgbench(name, database, "single", clients=8, seconds=stage.plan.seconds, log="transactions")
+            page.add(name + circumstance, number, {"jobs/s": run.tps, "loop p50 ms": figures.percentile(run.latencies_ms, 50),
+                                                   "loop p99 ms": figures.percentile(run.latencies_ms, 99)}, run.command)
+    for name, database in databases.items():
+        run = stage.pgbench(name, database, "claim", clients=1, transactions=claims, log="transactions")
+        page.add(name + circumstance, stage.plan.rounds + 1, {"claim p50 ms": figures.percentile(run.latencies_ms, 50),
+                                                              "claim p99 ms": figures.percentile(run.latencies_ms, 99)}, run.command)

@@ -20,7 +20,7 @@ MIXED_WORKERS = 3
 
 @workload("waiting", "idle sessions wait, one job every 20 ms: from the call that enqueues until a waiter holds the job, and what waiting costs")
 def waiting(stage: Stage, page: Page) -> None:
-    jobs, idle = (50, 2) if stage.plan.quick else (300, 10)
+    jobs, idle = (40, 2) if stage.plan.quick else (300, 10)
     for waiters in stage.plan.waiters:
         with stage.databases(WAITABLE, fill=0) as databases:
             for number in range(1, stage.plan.rounds + 1):
@@ -29,12 +29,14 @@ def waiting(stage: Stage, page: Page) -> None:
                     latencies = told["latencies_ms"]
                     page.add(f"{name}, {waiters} waiting", number,
                              {"p50 ms": figures.percentile(latencies, 50), "p99 ms": figures.percentile(latencies, 99),
-                              "idle CPU ms/s of all": told["cpu_ms_per_s"], "holding a snapshot": told["holding_snapshot"]})
+                              "idle CPU ms a second": told["cpu_ms_per_s"], "holding a snapshot": told["holding_snapshot"]},
+                             f"waiters.py, {jobs} jobs")
     page.note("jobq: claim_wait; hand: LISTEN, every session is told and tries; pgmq: read_with_poll with its defaults (looks every 100 ms)")
     page.note("idle CPU: processor milliseconds per second of all waiting backends together, while nothing happens")
 
 
-@workload("mixed", f"{MIXED_RATE} jobs a second, 10 % scheduled for 2 s later, 10 % failing once and retried 1 s later: how late those start")
+@workload("mixed", f"{MIXED_RATE} jobs a second, 10 % scheduled for 2 s later, 10 % failing once and retried 1 s later: how late those start",
+          quick=False)
 def mixed(stage: Stage, page: Page) -> None:
     seconds = max(4, stage.plan.seconds * 2)
     with stage.databases(SCHEDULING, fill=0) as databases:
@@ -51,6 +53,7 @@ def mixed(stage: Stage, page: Page) -> None:
 def program(stage: Stage, name: str, database: str, order: dict[str, object]) -> dict:
     """Runs a Python program of clients/ to its end; it prints one JSON line."""
     env = {**stage.server.env(database), "BENCH": json.dumps(order)}
+    stage.alone(database)
     done = subprocess.run(stage.client_python(name), env=env, text=True, capture_output=True, timeout=900)
     if done.returncode != 0:
         raise SetupError(f"{name} {order['style']} failed: {done.stderr.strip()[-1000:]}")

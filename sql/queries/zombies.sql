@@ -14,8 +14,8 @@ WITH suspect AS MATERIALIZED (
     WHERE j.state = 'r'
       AND ((j.lease_expires_at < $1 OR j.seen_at < $4)
            AND (j.seen_at >= $2 OR $2 + greatest($3, j.lease_ms) * interval '1 millisecond' < $1)
-           AND jobq._is_lost(j.id, j.lease, $4)
-           OR j.bound AND j.claimed_at < $7 AND jobq._is_lost(j.id, j.lease, NULL)
+           AND jobq._is_lost(j.id, j.lease, j.lease_expires_at < $1, $4)
+           OR j.bound AND j.claimed_at < $7 AND jobq._is_lost(j.id, j.lease, true, NULL)
            OR $5 AND j.deadline_at < $1 AND j.deadline_at > '-infinity'
            AND (j.claimed_at >= $2 OR $2 + (j.deadline_at - j.claimed_at) < $1))
 )
@@ -25,8 +25,8 @@ SELECT j.id, j.lease, j.attempt, j.max_attempts, j.crashes, j.cancel_requested, 
        (SELECT q.backoff FROM jobq._queue AS q WHERE q.id = j.queue_id),
        j.state = 'r' AND ((j.lease_expires_at < $1 OR j.seen_at < $4)
                           AND (j.seen_at >= $2 OR $2 + greatest($3, j.lease_ms) * interval '1 millisecond' < $1)
-                          AND jobq._is_lost(j.id, j.lease, $4)
-                          OR j.bound AND j.claimed_at < $7 AND jobq._is_lost(j.id, j.lease, NULL)),
+                          AND jobq._is_lost(j.id, j.lease, j.lease_expires_at < $1, $4)
+                          OR j.bound AND j.claimed_at < $7 AND jobq._is_lost(j.id, j.lease, true, NULL)),
        j.state = 'r' AND $5 AND j.deadline_at < $1 AND j.deadline_at > '-infinity'
        AND (j.claimed_at >= $2 OR $2 + (j.deadline_at - j.claimed_at) < $1),
        j.state, j.queue_id, j.priority, j.run_at, j.id, j.kind

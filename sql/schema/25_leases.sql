@@ -7,5 +7,5 @@ CREATE FUNCTION jobq._progress(id uuid, lease bigint, progress double precision)
     LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'jobq_progress';
 
 -- Private: the rescue asks whether nobody keeps a lease, and from then on has its heartbeats go to the row.
-CREATE FUNCTION jobq._is_lost(id uuid, lease bigint, not_seen_since timestamptz) RETURNS boolean
+CREATE FUNCTION jobq._is_lost(id uuid, lease bigint, expired boolean, not_seen_since timestamptz) RETURNS boolean
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'jobq_is_lost';

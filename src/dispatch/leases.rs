@@ -193,18 +193,27 @@ impl Leases<'_> {
         if place.cancels == sign.cancels { Kept::Yes { cancel_requested: place.cancel_requested } } else { Kept::Unsure }
     }
 
-    /// Before the job is taken from a holder whose lease has ended by its row, or who has not been seen since then. False: the lease
-    /// holds. Else its heartbeats go to the row from now on.
-    pub fn is_lost(&mut self, key: &JobKey, lease: i64, now: i64, not_seen_since: Option<i64>, rescuer: i32) -> bool {
+    /// Before the job is taken from a holder whose lease has ended by its row (`expired`), or who by its row has not been seen since
+    /// then. False: the lease holds. Else its heartbeats go to the row from now on.
+    pub fn is_lost(
+        &mut self,
+        key: &JobKey,
+        lease: i64,
+        now: i64,
+        expired: bool,
+        not_seen_since: Option<i64>,
+        rescuer: i32,
+    ) -> bool {
         let Some(place) = self.find(key, lease) else {
             // By its row the lease may hold still: a first heartbeat must not count on that.
-            if not_seen_since.is_some() {
+            if !expired {
                 self.add(Lease { key: *key, lease, rescuer, reserved: true, ..Lease::default() });
             }
             return true;
         };
         let silent = not_seen_since.is_some_and(|since| place.seen_at < since);
-        if place.expires_at > now && !silent && !place.released {
+        let expired = expired && place.expires_at <= now;
+        if !expired && !silent && !place.released {
             return false;
         }
         place.rescuer = rescuer;

@@ -168,12 +168,13 @@ pub fn known(id: Uuid, lease: i64) -> Option<(Timestamp, Timestamp, f64)> {
     })?
 }
 
-/// Before the job is taken away whose lease has ended by its row, or whose holder has not been seen since then: is it lost?
-pub fn is_lost(id: Uuid, lease: i64, not_seen_since: Option<Timestamp>) -> bool {
+/// Before the job is taken away whose lease has ended by its row (`expired`), or whose holder by its row has not been seen since then:
+/// is it lost?
+pub fn is_lost(id: Uuid, lease: i64, expired: bool, not_seen_since: Option<Timestamp>) -> bool {
     let key = key(id);
     let (now, me) = (server::monotonic_micros(), server::backend_pid());
     mine().rescuing |= attached();
-    with(part_of(&key), |leases| leases.is_lost(&key, lease, now, not_seen_since.map(|at| at.0), me)).unwrap_or(true)
+    with(part_of(&key), |leases| leases.is_lost(&key, lease, now, expired, not_seen_since.map(|at| at.0), me)).unwrap_or(true)
 }
 
 /// What this transaction does to leases.

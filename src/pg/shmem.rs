@@ -233,10 +233,8 @@ pub fn unwoken() -> i64 {
     shared().map_or(0, |shared| shared.unwoken.load(SeqCst))
 }
 
-/// A transaction that nobody noted has ended: what it made ready must be looked for.
-pub fn ask_for_a_sweep() {
-    // It may have cancelled running jobs, too.
-    count_cancel();
+/// A job may be ready that nobody has offered. Neither allocates nor raises.
+pub(super) fn ask_for_a_sweep() {
     if let Some(slot) = maintainer(server::database_oid()) {
         slot.sweeps_wanted.fetch_add(1, SeqCst);
         wake_maintainer(slot.database.load(SeqCst));

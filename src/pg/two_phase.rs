@@ -1,7 +1,7 @@
-//! COMMIT PREPARED and ROLLBACK PREPARED: no transaction callback tells what the prepared transaction had done, so the maintainer is
-//! asked to look.
+//! COMMIT PREPARED and ROLLBACK PREPARED: no transaction callback tells what the prepared transaction had done, so all that is known of
+//! this database's queues is forgotten, and running jobs may have been cancelled.
 
-use super::shmem;
+use super::{server, shmem, stripes};
 use pgrx::pg_sys;
 use std::ffi::c_char;
 
@@ -50,7 +50,8 @@ unsafe extern "C-unwind" fn utility(
             None => standard_ProcessUtility(statement, text, read_only_tree, context, params, environment, receiver, completion),
         }
         if ends_prepared {
-            shmem::ask_for_a_sweep();
+            stripes::forget_database(server::database_oid().to_u32());
+            shmem::count_cancel();
         }
     }
 }

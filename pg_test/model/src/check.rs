@@ -113,7 +113,8 @@ impl World {
         }
         later.sessions.iter().enumerate().find_map(|(who, session)| {
             let waiting = session.waiting.as_ref()?;
-            let left = later.offered(waiting.queue, waiting.kinds, later.now).next()?;
+            let mut left = later.offered(waiting.queue, waiting.kinds, later.now);
+            let left = left.find(|job| !later.rows[job.row()].was_stranded)?;
             Some(format!("s{who} sleeps, {} is ready for it, and nobody is awake to look", show(&left)))
         })
     }
@@ -138,6 +139,7 @@ impl World {
 
     pub fn wind_up(&mut self) {
         for who in 0..self.sessions.len() {
+            self.sessions[who].script.retain(|op| !matches!(op, Op::Wait { .. }));
             if self.sessions[who].waiting.is_some() {
                 self.step(Choice::Cancel(who));
             }

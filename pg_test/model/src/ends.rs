@@ -99,6 +99,8 @@ impl World {
         for row in rows.into_iter().filter(|row| !kept.contains(row)) {
             self.rows[row as usize].holder = None;
         }
+        let crowd = self.tx(who).notes.ready_in_crowd.clone();
+        self.let_sweep_find(&crowd);
         self.sessions[who].undo = Some(undone);
         self.say(Some(who), || "ROLLBACK TO SAVEPOINT is visible".into());
     }

@@ -32,6 +32,9 @@ use std::time::{Duration, Instant};
 /// States of a search in the short form.
 const STATES: usize = 60_000;
 
+/// Random walks with a rule taken away.
+const WALKS: u64 = 3_000;
+
 fn verdict(verdict: &str, name: &str, details: &str, trace: &[String]) {
     println!("{verdict}\t{name}\t{details}");
     for line in trace {
@@ -66,7 +69,13 @@ fn mutants(inside: bool) {
     for rule in Rule::ALL.iter().filter(|rule| rule.is_inside() == inside) {
         // The scene begins with all rules.
         let world = scenes::scene(*rule);
-        without(Some(*rule), || explore(&format!("{rule:?} {}", rule.what()), &world, STATES));
+        let name = format!("{rule:?} {}", rule.what());
+        without(Some(*rule), || {
+            explore(&name, &world, STATES);
+            let found = (1..=WALKS).find_map(|seed| Some((seed, simulate::walk(seed, false).wrong?)));
+            let found = found.map(|(seed, wrong)| format!("found by the simulation with seed {seed}: {wrong}"));
+            verdict("walks", &name, &found.unwrap_or_else(|| format!("not found by the simulation with seeds 1 to {WALKS}")), &[]);
+        });
     }
 }
 
@@ -78,14 +87,13 @@ fn simulate(first: u64, walks: u64, steps: u64, limit: Duration, tells: bool) {
         let walk = simulate::walk(seed, tells);
         made += walk.steps;
         handed_out += walk.handed_out;
-        if let Some((wrong, mut log)) = walk.wrong {
-            if !tells && let Some((_, told)) = simulate::walk(seed, true).wrong {
-                log = told;
-            }
-            let last = log.len().saturating_sub(if tells { usize::MAX } else { 60 });
+        if let Some(wrong) = walk.wrong {
+            let log = simulate::walk(seed, true).log;
+            let last = if tells { 0 } else { log.len().saturating_sub(60) };
             verdict("broken", "simulation", &format!("seed {seed}: {wrong} (step {})", walk.steps), &log[last..]);
             return;
         }
+        walk.log.iter().for_each(|line| println!("#   {line}"));
         seed += 1;
     }
     verdict("holds", "simulation", &format!("{made} steps, seeds {first} to {}, {handed_out} jobs handed out", seed - 1), &[]);

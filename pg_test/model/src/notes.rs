@@ -44,6 +44,8 @@ pub struct Crowd {
 pub struct Notes {
     pub list: Vec<Note>,
     pub crowds: Vec<Crowd>,
+    /// Rows in a crowd that were ready when they were noted: for the due side nobody lets go of them.
+    pub ready_in_crowd: Vec<u8>,
     pub made_ready: bool,
 }
 
@@ -59,6 +61,9 @@ impl Notes {
         }
         let candidate = job.candidate();
         let due = if job.run_at > now { candidate.due_key() } else { Key::MAX };
+        if job.run_at <= now {
+            self.ready_in_crowd.push(job.row() as u8);
+        }
         self.crowd(job.queue, Begin { ready: candidate.ready_key(), due }, when);
         None
     }

@@ -164,6 +164,7 @@ impl World {
         for change in &tx.changes {
             self.settle(change.version, committed, Some(who));
         }
+        self.let_sweep_find(&tx.notes.ready_in_crowd);
         self.sessions[who].claim = None;
         self.sessions[who].ending = Some(Ending { committed, notes: tx.notes, crowds_done: 0 });
         self.skip_empty_ending(who);
@@ -177,7 +178,11 @@ impl World {
             return;
         }
         self.rows[row].committed = version;
-        self.rows[row].untold = self.is_stranded(&version);
+        self.rows[row].untold = false;
+        self.rows[row].was_stranded = self.is_stranded(&version);
+        if self.is_stranded(&version) {
+            self.is_untold(row);
+        }
         for session in &mut self.sessions {
             session.held.retain(|held| *held as usize != row);
         }
@@ -205,8 +210,20 @@ impl World {
         self.say(None, || format!("{} PREPARED", if committed { "COMMIT" } else { "ROLLBACK" }));
         for change in &prepared.changes {
             self.settle(change.version, committed, None);
-            let row = &mut self.rows[change.row as usize];
-            row.untold = row.committed.is_ready();
+            if self.rows[change.row as usize].committed.is_ready() {
+                self.is_untold(change.row as usize);
+            }
+        }
+    }
+
+    /// Jobs of a big transaction that were ready when they were noted, and are ahead of their time at its end, since the clock was
+    /// set back: they are let go of on the ready side only.
+    pub fn let_sweep_find(&mut self, rows: &[u8]) {
+        for row in rows.iter().map(|row| *row as usize) {
+            let version = self.rows[row].committed;
+            if version.is_ready() && version.run_at > self.now {
+                self.is_untold(row);
+            }
         }
     }
 

@@ -37,7 +37,13 @@ impl World {
         let (side, wall) = (refill.side, self.now);
         let begun = self.locked_entry(refill.queue, |stripe, at| {
             let now = stripe.clock(at, wall);
-            stripe.begin(at, side, now).map(|(number, from)| (number, from, now))
+            let overtaken = side == Side::Due && stripe.horizon(at, side).run_at <= now;
+            let begun = stripe.begin(at, side, now)?;
+            // It has let go of the ready side. The same once more, which wakes.
+            if overtaken && !off(Rule::K3) {
+                stripe.let_go(at, Side::Ready, Key::MIN);
+            }
+            Some((begun.0, begun.1, now))
         });
         let Some((number, from, now)) = begun.flatten() else {
             self.say(Some(who), || format!("finds the {side:?} side of queue {} being refilled", refill.queue));
@@ -117,7 +123,11 @@ impl World {
             });
             self.wake(&wakes);
             sweep.parts = parts.into_iter().filter(|(_, _, from, before)| from < before).collect();
-            sweep.untold = (0..self.rows.len() as u8).filter(|row| self.rows[*row as usize].untold).collect();
+            let must_find = |row: &u8| {
+                let row = &self.rows[*row as usize];
+                row.untold && !self.is_stranded(&row.committed)
+            };
+            sweep.untold = (0..self.rows.len() as u8).filter(must_find).collect();
             self.say(Some(who), || "begins a sweep".into());
         } else if let (Some(read), Some(part)) = (sweep.read.take(), sweep.parts.last_mut()) {
             part.2 = read.next.unwrap_or(Key::MAX);
@@ -141,7 +151,7 @@ impl World {
         }
         let is_over = sweep.parts.is_empty();
         for row in sweep.untold.iter().filter(|_| is_over).map(|row| *row as usize) {
-            self.rows[row].untold = self.is_stranded(&self.rows[row].committed);
+            self.rows[row].untold = false;
         }
         self.sessions[who].sweep = Some(sweep).filter(|_| !is_over);
     }
@@ -161,9 +171,10 @@ impl World {
 
     /// The side of a queue that the maintainer would refill.
     pub fn low(&mut self, queue: u8) -> Option<Side> {
-        let low_water = self.setup.low_water;
+        let (low_water, now) = (self.setup.low_water, self.now);
+        let is_overtaken = self.memory.view(queue).is_some_and(|entry| entry.line.count > 0 && entry.due.horizon.run_at <= now);
         let (side, _) = self.memory.hold(|stripe| stripe.find(&queue_key(queue)).and_then(|at| stripe.low(at, low_water)));
-        side
+        side.or(Some(Side::Due).filter(|_| is_overtaken && !off(Rule::K4)))
     }
 }
 

@@ -47,6 +47,8 @@ rules! {
     T5 false "while a due refill is under way an offer is kept whatever its key",
     K1 true "a transaction that lets go wakes",
     K2 true "an offer behind the horizon wakes who waits for its kind",
+    K3 false "a due refill whose beginning lets go of the ready side wakes",
+    K4 false "jobs that somebody waits for, and that have fallen due unknown, are looked for whatever is known of the ready side",
     W1 false "join the line, then look",
     W2 true "who leaves because his time is over passes the baton",
     W3 true "who leaves because he was cancelled passes the baton",

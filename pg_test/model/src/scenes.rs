@@ -46,7 +46,7 @@ struct Start<'s> {
 
 /// What is unknown on one side is found by a refill of the other side, too, unless that side is known.
 const READY_UNKNOWN: Start<'static> = Start { ready: &[], known: &[DUE] };
-const DUE_UNKNOWN: Start<'static> = Start { ready: &[], known: &[READY] };
+const ALL_UNKNOWN: Start<'static> = Start { ready: &[], known: &[] };
 const BOTH: &[Op] = &[DUE, READY];
 const ALL_KNOWN: Start<'static> = Start { ready: &[], known: BOTH };
 
@@ -81,10 +81,10 @@ pub fn scene(rule: Rule) -> World {
             world(&start, setup, none, &[enqueue(1), vec![READY], vec![READY]])
         }
         Rule::D2 => world(&READY_UNKNOWN, one_slot(&[a, b]), none, &[enqueue(0), enqueue(1), vec![READY]]),
-        Rule::T4 => world(&DUE_UNKNOWN, one_slot(&[soon, later]), none, &[enqueue(0), enqueue(1), vec![DUE]]),
+        Rule::T4 => world(&ALL_UNKNOWN, one_slot(&[soon, later]), none, &[enqueue(0), enqueue(1), vec![DUE, READY]]),
         Rule::D2b => world(&READY_UNKNOWN, Setup { notes: 0, ..setup(&[a]) }, none, &[enqueue(0), vec![READY]]),
         Rule::D3 | Rule::D12 => world(&READY_UNKNOWN, setup(&[a]), none, &[enqueue(0), vec![READY]]),
-        Rule::T5 => world(&DUE_UNKNOWN, setup(&[soon]), none, &[enqueue(0), vec![DUE]]),
+        Rule::T5 => world(&ALL_UNKNOWN, setup(&[soon]), none, &[enqueue(0), vec![DUE, READY]]),
         Rule::D4 | Rule::D5 => {
             let start = if rule == Rule::D4 { READY_UNKNOWN } else { ALL_KNOWN };
             let setup = Setup { old_snapshots: true, ..setup(&[a]) };
@@ -123,6 +123,15 @@ pub fn scene(rule: Rule) -> World {
             world(&start, setup(&[soon]), budget, &[vec![READY], vec![CLAIM, EITHER]])
         }
         Rule::K1 => world(&ALL_KNOWN, Setup { notes: 0, ..setup(&[a]) }, none, &[enqueue(0), wait(0)]),
+        Rule::K3 => {
+            let budget = Budget { ticks: 1, ..none };
+            world(&ALL_KNOWN, Setup { notes: 0, ..setup(&[soon]) }, budget, &[enqueue(0), wait(0)])
+        }
+        Rule::K4 => {
+            let start = Start { ready: &[], known: &[READY, DUE] };
+            let (setup, budget) = (Setup { notes: 0, refills: 0, ..setup(&[soon]) }, Budget { ticks: 1, ..none });
+            world(&start, setup, budget, &[enqueue(0), wait(0)])
+        }
         Rule::K2 => {
             let start = Start { ready: &[0, 1], known: BOTH };
             let jobs = [a, job(1, 0, 2, 0, 1), job(2, 0, 5, 0, 2)];

@@ -30,11 +30,13 @@ impl Random {
 pub struct Walk {
     pub steps: u64,
     pub handed_out: u64,
-    pub wrong: Option<(String, Vec<String>)>,
+    pub wrong: Option<String>,
+    /// What happened, if it was asked for.
+    pub log: Vec<String>,
 }
 
-/// Steps before all jobs are handed out and memory must be empty.
-const STEPS: usize = 400;
+/// Steps at most before all jobs are handed out and memory must be empty.
+const STEPS: usize = 800;
 
 fn setup(random: &mut Random) -> Setup {
     let queues = 1 + random.below(3);
@@ -54,7 +56,7 @@ fn setup(random: &mut Random) -> Setup {
         low_water: 1 + random.below(2),
         refills: 1 + random.below(3) as u8,
         index: true,
-        old_snapshots: false,
+        old_snapshots: random.once_in(2),
     }
 }
 
@@ -67,25 +69,29 @@ fn end(random: &mut Random) -> Op {
 }
 
 /// What a session does next: a transaction, or a duty of the maintainer.
-fn script(random: &mut Random, world: &World) -> Vec<Op> {
+fn script(random: &mut Random, world: &World, who: usize) -> Vec<Op> {
     let (row, queue) = (random.below(world.rows.len()) as u8, random.below(world.queues().len()));
     let queue = world.queues()[queue];
     let kinds = if random.once_in(3) { 2 << random.below(3) } else { 0 };
     let claim = Op::Claim { queue, kinds };
-    let mut ops = match random.below(20) {
+    // Who has a job finishes it soon.
+    let what = if !world.sessions[who].held.is_empty() && random.once_in(2) { 11 + random.below(2) } else { random.below(25) };
+    let mut ops = match what {
         0..=4 => vec![Op::Enqueue(row)],
         5 => (0..world.rows.len() as u8).filter(|row| row % 2 == 0).map(Op::Enqueue).collect(),
         6..=9 => vec![claim.clone()],
         10 => vec![Op::Cancel(row, random.once_in(2))],
         11 => vec![Op::Complete],
         12 => vec![[Op::Release, Op::Fail, Op::Hurry, Op::Retry(5 * SECOND)][random.below(4)].clone()],
-        13 => vec![Op::Rescue(row)],
+        13 => (0..world.rows.len() as u8).map(Op::Rescue).take(1 + row as usize).collect(),
         14 => return vec![Op::Refill { queue, side: if random.once_in(2) { Side::Due } else { Side::Ready } }],
         15 if world.sessions.iter().all(|session| session.sweep.is_none() && !session.script.contains(&Op::Sweep)) => {
             return vec![Op::Sweep];
         }
         16 => return vec![Op::Tick],
         17 | 18 => vec![Op::Wait { queue, kinds }],
+        19..=22 => vec![Op::Enqueue(row), Op::Enqueue((row + 1) % world.rows.len() as u8)],
+        23 => vec![claim.clone()],
         _ => vec![Op::ForgetQueue(queue)].into_iter().filter(|_| random.once_in(4)).collect(),
     };
     if !matches!(ops.first(), Some(Op::Wait { .. }) | None) {
@@ -129,17 +135,17 @@ pub fn walk(seed: u64, tells: bool) -> Walk {
         time_outs: u8::MAX,
         cancels: u8::MAX,
     };
-    let sessions = 3 + random.below(4);
+    let (sessions, most) = (3 + random.below(4), 50 + random.below(STEPS) as u64);
     let mut world = World::new(setup, budget, &[]);
     world.sessions = vec![Session::default(); sessions];
     world.log = tells.then(Vec::new);
     let mut steps = 0;
     let mut wrong = None;
-    while steps < STEPS as u64 && wrong.is_none() {
+    while steps < most && wrong.is_none() {
         let who = random.below(sessions);
         let session = &world.sessions[who];
         if session.script.is_empty() && session.waiting.is_none() && session.sweep.is_none() {
-            let script = script(&mut random, &world);
+            let script = script(&mut random, &world, who);
             world.sessions[who].script = script.into_iter().rev().collect();
         }
         if let Some(choice) = choose(&mut random, &world) {
@@ -155,5 +161,5 @@ pub fn walk(seed: u64, tells: bool) -> Walk {
         wrong = world.wrong.clone().map(|wrong| format!("{wrong} (after the walk)"));
         log = world.log.clone().unwrap_or(log);
     }
-    Walk { steps, handed_out: world.handed_out, wrong: wrong.map(|wrong| (wrong, log)) }
+    Walk { steps, handed_out: world.handed_out, wrong, log }
 }

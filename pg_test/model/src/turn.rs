@@ -137,7 +137,10 @@ impl World {
     pub fn set_clock(&mut self, now: i64) {
         self.now = now;
         for row in 0..self.rows.len() {
-            self.rows[row].untold |= self.is_stranded(&self.rows[row].committed);
+            if self.is_stranded(&self.rows[row].committed) {
+                self.is_untold(row);
+                self.rows[row].was_stranded = true;
+            }
         }
         self.say(None, || format!("the clock shows {}", now as f64 / SECOND as f64));
     }
@@ -215,6 +218,14 @@ impl World {
             self.step(choice);
         }
         self.blame(|| format!("session {who} does not come to an end"));
+    }
+
+    /// Nobody tells of this job: the next sweep that begins must find it.
+    pub fn is_untold(&mut self, row: usize) {
+        self.rows[row].untold = true;
+        for sweep in self.sessions.iter_mut().filter_map(|session| session.sweep.as_mut()) {
+            sweep.untold.retain(|other| *other as usize != row);
+        }
     }
 
     pub fn is_running(&self, row: usize) -> bool {

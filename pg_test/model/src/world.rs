@@ -261,6 +261,7 @@ impl World {
             committed: Version { state: State::Absent, ..*job },
             holder: None,
             untold: false,
+            was_stranded: false,
         });
         World {
             now: 100 * SECOND,

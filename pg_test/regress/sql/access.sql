@@ -18,14 +18,14 @@ SELECT jobq.grant_access('regress_jobq_producer', 'producer'), jobq.grant_access
 -- The matrix: what each access is for, as the contract groups it. (admin is all of it.)
 CREATE TABLE t.meant (access text, function text);
 INSERT INTO t.meant SELECT 'producer', f FROM unnest('{enqueue,enqueue_many,enqueue_jobs,cancel,reschedule}'::text[]) AS f;
-INSERT INTO t.meant SELECT 'worker', f FROM unnest('{claim,complete,complete_many,fail,release,heartbeat,heartbeat_many,rescue_zombies}'::text[]) AS f;
-INSERT INTO t.meant SELECT 'reader', f FROM unnest('{job,stats,diagnose}'::text[]) AS f;
+INSERT INTO t.meant SELECT 'worker', f FROM unnest('{claim,claim_wait,complete_and_claim,complete,complete_many,fail,release,heartbeat,heartbeat_many,rescue_zombies}'::text[]) AS f;
+INSERT INTO t.meant SELECT 'reader', f FROM unnest('{job,stats,diagnose,_seen_at,_lease_expires_at,_progress}'::text[]) AS f;
 INSERT INTO t.meant SELECT access, 'version' FROM unnest('{producer,worker,reader}'::text[]) AS access;
-INSERT INTO t.meant SELECT 'admin', p.proname FROM pg_proc AS p WHERE p.pronamespace = 'jobq'::regnamespace AND p.proname !~ '^_';
+INSERT INTO t.meant SELECT 'admin', p.proname FROM pg_proc AS p WHERE p.pronamespace = 'jobq'::regnamespace AND (p.proname !~ '^_' OR p.proname IN ('_seen_at', '_lease_expires_at', '_progress'));
 -- What really happens: each function is called with a NULL for every argument, by each role; anything but 42501 got past the door.
 CREATE VIEW t.call AS
 SELECT p.proname::text AS function, p.oid,
-       format('jobq.%I(%s)', p.proname, (SELECT string_agg('NULL::' || a.type::regtype, ', ' ORDER BY a.place) FROM unnest(p.proargtypes) WITH ORDINALITY AS a (type, place))) AS call
+       CASE p.prokind WHEN 'p' THEN 'CALL ' ELSE '' END || format('jobq.%I(%s)', p.proname, (SELECT string_agg('NULL::' || a.type::regtype, ', ' ORDER BY a.place) FROM unnest(p.proargtypes) WITH ORDINALITY AS a (type, place))) AS call
 FROM pg_proc AS p WHERE p.pronamespace = 'jobq'::regnamespace;
 CREATE TABLE t.call_list AS SELECT * FROM t.call;
 GRANT SELECT ON ALL TABLES IN SCHEMA t TO PUBLIC;
@@ -45,7 +45,7 @@ SET ROLE regress_jobq_none; SELECT t.try_all('none') > 30 AS tried; RESET ROLE;
 SELECT access, count(*) FILTER (WHERE outcome <> '42501') AS allowed, count(*) FILTER (WHERE outcome = '42501') AS denied FROM t.happened GROUP BY access ORDER BY access;
 SELECT h.access, h.function, h.outcome AS differs_from_what_is_meant FROM t.happened AS h
 WHERE (h.outcome <> '42501') <> EXISTS (SELECT 1 FROM t.meant AS m WHERE m.access = h.access AND m.function = h.function) ORDER BY 1, 2;
--- Nothing got further than a complaint about its arguments.
+-- Nothing got further than a complaint about its arguments, or about being called inside a function.
 SELECT access, function, outcome FROM t.happened WHERE outcome NOT IN ('ok', '42501', '22004') ORDER BY 1, 2;
 -- The catalog says the same.
 SELECT h.access, h.function FROM t.happened AS h JOIN t.call_list AS c USING (function)

@@ -168,7 +168,7 @@ SELECT what, t.outcome(what, says) FROM (VALUES
     (60, $$jobq.claim(bind => 'lease')$$, NULL),
     (61, $$jobq.claim(bind => 'forever')$$, 'bind'),
     (62, $$jobq.claim(bind => '')$$, 'bind'),
-    (63, $$jobq.claim(bind => 'session')$$, 'lease')
+    (63, $$jobq.claim(bind => 'session')$$, NULL)
 ) AS v (n, what, says) ORDER BY n;
 SELECT t.outcome($$jobq.claim(lease_for => make_interval(secs => 1e300))$$) IN ('22008', '22023') AS overflowing,
        t.outcome($$jobq.claim(lease_for => 'infinity')$$) IN ('22007', '22023') AS infinite;

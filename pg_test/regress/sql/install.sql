@@ -37,7 +37,7 @@ FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0
 WHERE c.relnamespace = 'jobq'::regnamespace AND c.relkind IN ('c', 'v') AND c.relname !~ '^_'
   AND a.atttypid <> ALL ('{uuid,text,boolean,int,double precision,timestamptz,jsonb,bigint}'::regtype[]);
 SELECT p.proname, p.prorettype::regtype FROM pg_proc AS p
-WHERE p.pronamespace = 'jobq'::regnamespace AND p.proname !~ '^_'
+WHERE p.pronamespace = 'jobq'::regnamespace AND p.proname !~ '^_' AND p.prokind <> 'p'
   AND p.prorettype <> ALL ('{uuid,text,boolean,int,double precision,timestamptz,jsonb,bigint}'::regtype[])
   AND NOT EXISTS (SELECT 1 FROM pg_type AS y WHERE y.oid = p.prorettype AND y.typnamespace = 'jobq'::regnamespace AND y.typtype = 'c');
 SELECT p.proname FROM pg_proc AS p
