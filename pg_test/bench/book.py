@@ -57,9 +57,10 @@ class Page:
     def baseline(self, row: str) -> str:
         """jobq's row under the same circumstance: "pgmq, 1000 pending" has "jobq, 1000 pending", "pgmq-keep" has "jobq-keep"."""
         name, comma, circumstance = row.partition(",")
-        wanted = f"{'jobq-keep' if name.endswith('-keep') else 'jobq'}{comma}{circumstance}"
+        ours = "jobq-keep" if name.endswith("-keep") else "jobq"
+        wanted = f"{ours}{comma}{circumstance}"
         # A client in a language that jobq was not measured in.
-        return wanted if wanted in self.rows() else next((other for other in self.rows() if other.startswith("jobq")), wanted)
+        return wanted if wanted in self.rows() else next((row for row in self.rows() if row.partition(",")[0] == ours), wanted)
 
     def times_better(self, row: str) -> float:
         ours = self.baseline(row)

@@ -22,12 +22,14 @@ class Client:
     about: str
     version: Callable[[], str]
     env: tuple[tuple[str, str], ...] = ()
+    # Finished jobs stay: compared with jobq keeping them too.
+    keeps: bool = False
     # For those on Redis: what its appendonly log does.
     redis: str = ""
 
     @property
     def row(self) -> str:
-        return f"{self.name}, {self.language}"
+        return f"{self.name}{'-keep' if self.keeps else ''}, {self.language}"
 
     def command(self) -> list[str]:
         if self.language == "python":
@@ -45,17 +47,28 @@ def npm(name: str) -> Callable[[], str]:
     return lambda: fetch.node_version(name)
 
 
+KEEP = (("BENCH_KEEP", "true"),)
+
 ALL = [
-    Client("jobq", "python", "jobq_client.py", "psycopg: claim_wait, complete_and_claim, batches of 100, 2 connections", lambda: "psycopg " + pypi("psycopg")()),
+    Client("jobq", "python", "jobq_client.py", "psycopg: claim_wait, complete_and_claim, batches of 100, 2 connections",
+           lambda: "psycopg " + pypi("psycopg")()),
     Client("jobq", "node", "jobq.mjs", "node-postgres: the same", lambda: "pg " + npm("pg")()),
+    Client("jobq", "python", "jobq_client.py", "the same, finished jobs stay", pypi("psycopg"), env=KEEP, keeps=True),
+    Client("jobq", "node", "jobq.mjs", "the same, finished jobs stay", npm("pg"), env=KEEP, keeps=True),
     Client("graphile", "node", "graphile.mjs", "concurrency 24, localQueue 500, completeJobBatchDelay 0", npm("graphile-worker")),
-    Client("procrastinate", "python", "procrastinate_client.py", "concurrency 20, LISTEN/NOTIFY, delete_jobs always", pypi("procrastinate")),
-    Client("pg-boss", "node", "pgboss.mjs", "LISTEN/NOTIFY, batchSize 100, burstWhenBatchFull, 2 workers; keeps finished jobs", npm("pg-boss")),
-    Client("pgqueuer", "python", "pgqueuer_client.py", "asyncpg, uvloop, batch_size 100", pypi("pgqueuer")),
-    Client("bullmq-always", "node", "bullmq.mjs", "Redis with appendfsync always: every write on disk; concurrency 50", npm("bullmq"), redis="always"),
-    Client("bullmq-default", "node", "bullmq.mjs", "Redis as it comes: no append-only file, a crash loses minutes; concurrency 50", npm("bullmq"), redis="default"),
-    Client("bullmq-postgres", "node", "bullmq.mjs", "BullMQ's Postgres backend; concurrency 50", npm("bullmq"), env=(("BENCH_BACKEND", "postgres"),)),
-    Client("river", "rust", "", "2000 workers, fetch cooldown 2 ms, as in its own benchmark; keeps finished jobs", lambda: "0.5.0 (crate riverqueue)"),
+    Client("procrastinate", "python", "procrastinate_client.py", "concurrency 20, LISTEN/NOTIFY, delete_jobs always",
+           pypi("procrastinate")),
+    Client("pg-boss", "node", "pgboss.mjs", "LISTEN/NOTIFY, batchSize 100, burstWhenBatchFull, 2 workers",
+           npm("pg-boss"), keeps=True),
+    Client("pgqueuer", "python", "pgqueuer_client.py", "asyncpg, uvloop, batch_size 100; keeps a log", pypi("pgqueuer")),
+    Client("bullmq-always", "node", "bullmq.mjs", "Redis with appendfsync always: every write on disk; concurrency 50",
+           npm("bullmq"), redis="always"),
+    Client("bullmq-default", "node", "bullmq.mjs", "Redis as it comes: no append-only file, a crash loses minutes; concurrency 50",
+           npm("bullmq"), redis="default"),
+    Client("bullmq-postgres", "node", "bullmq.mjs", "BullMQ's Postgres backend; concurrency 50", npm("bullmq"),
+           env=(("BENCH_BACKEND", "postgres"),)),
+    Client("river", "rust", "", "2000 workers, fetch cooldown 2 ms, as in its own benchmark",
+           lambda: "0.5.0 (crate riverqueue)", keeps=True),
 ]
 BY_NAME = {client.name: client for client in ALL}
 
@@ -72,7 +85,7 @@ def redis(durability: str) -> Iterator[Mapping[str, str]]:
         if durability == "always":
             options += ["--appendonly", "yes", "--appendfsync", "always"]
         started = {**as_server_user(env), "cwd": folder}
-        server = subprocess.Popen([str(fetch.redis()), *map(str, options)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        server = subprocess.Popen([fetch.redis(), *map(str, options)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                   stderr=subprocess.STDOUT, **started)
         try:
             deadline = time.monotonic() + 20
@@ -88,5 +101,6 @@ def redis(durability: str) -> Iterator[Mapping[str, str]]:
 
 def redis_version() -> str:
     files = fetch.redis().parents[2]
-    done = subprocess.run([str(fetch.redis()), "--version"], env={"LD_LIBRARY_PATH": fetch.libraries(files)}, text=True, capture_output=True)
+    env = {"LD_LIBRARY_PATH": fetch.libraries(files)}
+    done = subprocess.run([fetch.redis(), "--version"], env=env, text=True, capture_output=True)
     return done.stdout.split(" v=")[-1].split()[0] if done.returncode == 0 else "unknown"

@@ -80,13 +80,15 @@ def pgmq_sql() -> Path:
     """The SQL that the pgmq crate carries."""
     folder = home() / "pgmq"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "Cargo.toml").write_text('[package]\nname = "peer"\nversion = "0.0.0"\nedition = "2021"\n[lib]\npath = "peer.rs"\n[workspace]\n'
-                                       f'[dependencies]\npgmq = {{ version = "{PGMQ}", default-features = false, features = ["install-sql-embedded"] }}\n')
+    package = '[package]\nname = "peer"\nversion = "0.0.0"\nedition = "2021"\n[lib]\npath = "peer.rs"\n[workspace]\n'
+    needs = f'[dependencies]\npgmq = {{ version = "{PGMQ}", default-features = false, features = ["install-sql-embedded"] }}\n'
+    (folder / "Cargo.toml").write_text(package + needs)
     (folder / "peer.rs").touch()
-    metadata = json.loads(subprocess.run(["cargo", "metadata", "--format-version", "1"], cwd=folder, text=True, capture_output=True,
-                                         check=True).stdout)
-    package = next(p for p in metadata["packages"] if p["name"] == "pgmq")
-    return Path(package["manifest_path"]).parent / "src/install/embedded/sql/pgmq.sql"
+    asked = subprocess.run(["cargo", "metadata", "--format-version", "1"], cwd=folder, text=True, capture_output=True)
+    if asked.returncode != 0:
+        raise SetupError(f"the pgmq crate cannot be fetched: {asked.stderr.strip()[-300:]}")
+    found = next(p for p in json.loads(asked.stdout)["packages"] if p["name"] == "pgmq")
+    return Path(found["manifest_path"]).parent / "src/install/embedded/sql/pgmq.sql"
 
 
 @cache
@@ -95,8 +97,8 @@ def river() -> Path:
     target = home() / "river"
     say("building the River client")
     with only_one("bench-river"):
-        run(["cargo", "build", "--quiet", "--release", "--locked", "--manifest-path", CLIENTS / "river" / "Cargo.toml", "--target-dir", target],
-            quiet=True)
+        manifest = CLIENTS / "river" / "Cargo.toml"
+        run(["cargo", "build", "--quiet", "--release", "--locked", "--manifest-path", manifest, "--target-dir", target], quiet=True)
     return target / "release" / "river-bench"
 
 

@@ -14,7 +14,7 @@ from cluster import Cluster
 from stage import Stage
 from workloads import workload
 
-PINNED = ("jobq", "hand", "pgmq", "graphile", "procrastinate")
+PINNED = ("jobq", "hand", "pgmq", "graphile", "procrastinate", "floor")
 REMEMBERED = ("jobq", "jobq-fused", "hand", "pgmq")
 
 
@@ -22,14 +22,15 @@ REMEMBERED = ("jobq", "jobq-fused", "hand", "pgmq")
 def pinned(stage: Stage, page: Page) -> None:
     seconds = stage.plan.pin_seconds
     minute = min(60, max(seconds // 4, 2))
-    for name in PINNED:
+    # The floor shows how the machine itself changes meanwhile; a quick run has no time for that.
+    for name in PINNED[:-1] if stage.plan.quick else PINNED:
         # One after the other: each needs the whole time at a stretch.
         with stage.databases((name,)) as databases:
             for database in databases.values():
                 with snapshot(stage.server, database):
                     run = stage.pgbench(name, database, "single", clients=8, seconds=seconds, log="seconds")
-                    dead = stage.server.psql("SELECT coalesce(sum(n_dead_tup), 0), pg_database_size(current_database()) FROM pg_stat_user_tables",
-                                             database).split("|")
+                    dead = stage.server.psql("""SELECT coalesce(sum(n_dead_tup), 0), pg_database_size(current_database())
+                                                FROM pg_stat_user_tables""", database).split("|")
                 page.series[name] = run.per_second
                 first, last = (figures.median(part) for part in (run.per_second[:minute], run.per_second[-minute:]))
                 page.add(name, 1, {"last jobs/s": last, "first jobs/s": first, "% kept": 100 * last / first if first else 0,
@@ -65,8 +66,8 @@ def memory(stage: Stage, page: Page) -> None:
                 # The first tenth fills caches.
                 early = sizes_kb[max(1, len(sizes_kb) // 10)] if len(sizes_kb) > 1 else 0
                 page.series[name] = [size / 1024 for size in sizes_kb]
-                page.add(name, 1, {"end MB": sizes_kb[-1] / 1024 if sizes_kb else 0, "growth kB": float(sizes_kb[-1] - early) if sizes_kb else 0,
-                                   "jobs/s": run.tps}, run.command)
+                late = sizes_kb[-1] if sizes_kb else 0
+                page.add(name, 1, {"end MB": late / 1024, "growth kB": float(late - early), "jobs/s": run.tps}, run.command)
     page.note(f"{stage.plan.calls} calls each (RssAnon, sampled twice a second); growth: from a tenth of the run to its end")
 
 
@@ -80,8 +81,8 @@ def watched(server: Cluster, database: str) -> Iterator[list[int]]:
         pid = ""
         while not over.wait(0.5):
             if not pid:
-                pid = server.psql("SELECT pid FROM pg_stat_activity WHERE application_name = 'pgbench' AND datname = current_database() LIMIT 1",
-                                  database)
+                pid = server.psql("""SELECT pid FROM pg_stat_activity
+                                     WHERE application_name = 'pgbench' AND datname = current_database() LIMIT 1""", database)
             if pid and (size := private_kb(int(pid))):
                 sizes.append(size)
 

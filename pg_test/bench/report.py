@@ -14,7 +14,6 @@ import fetch
 import figures
 import svg
 from book import Book, Page
-from machine import SetupError
 from peers import BY_NAME
 from stage import Stage
 
@@ -32,28 +31,34 @@ def write(stage: Stage, folder: Path, started: datetime) -> None:
 
 def about(stage: Stage, started: datetime) -> dict[str, object]:
     """The machine, the server and everybody's version: without them a number means nothing."""
-    memory_kb = next((line.split()[1] for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal")), "0")
-    model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "unknown")
+    memory_kb = proc("meminfo", "MemTotal").split()[0]
+    model = proc("cpuinfo", "model name")
     plan = asdict(stage.plan)
-    names = ("shared_buffers", "max_wal_size", "checkpoint_timeout", "fsync", "synchronous_commit", "full_page_writes", "wal_level", "autovacuum",
-             "autovacuum_naptime", "max_connections")
+    names = ("shared_buffers", "max_wal_size", "checkpoint_timeout", "fsync", "synchronous_commit", "full_page_writes", "wal_level",
+             "autovacuum", "autovacuum_naptime", "max_connections")
     settings = {name: stage.server.psql(f"SHOW {name}") for name in names}
-    return {"started": started.isoformat(timespec="seconds"), "ended": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    ended = datetime.now(timezone.utc)
+    return {"started": started.isoformat(timespec="seconds"), "ended": ended.isoformat(timespec="seconds"),
             "machine": platform.machine(), "kernel": platform.release(), "cpu": model, "cpus": os.cpu_count(),
-            "memory_gb": round(int(memory_kb) / 2**20, 1), "load_at_end": os.getloadavg()[0], "postgres": stage.server.psql("SELECT version()"),
+            "memory_gb": round(int(memory_kb) / 2**20, 1), "load_at_end": os.getloadavg()[0],
+            "postgres": stage.server.psql("SELECT version()"),
             "jobq_commit": commit(), "settings": settings, "plan": plan, "versions": versions(stage)}
 
 
+def proc(file: str, name: str) -> str:
+    """A value from a file of /proc that has one name and value a line."""
+    lines = (line.partition(":") for line in Path(f"/proc/{file}").read_text().splitlines())
+    return next((value.strip() for key, _, value in lines if key.strip() == name), "unknown")
+
+
 def versions(stage: Stage) -> dict[str, str]:
-    """Only of those that took part: asking fetches."""
+    """Only of those that took part."""
+    played = {row.partition(",")[0] for page in stage.book.pages for row in page.rows()}
     known: dict[str, str] = {"python": platform.python_version(), **stage.book.versions}
     for name in stage.plan.peers:
         peer = BY_NAME.get(name)
-        if peer and peer.version and name not in stage.book.left_out:
-            try:
-                known[name] = peer.version(stage)
-            except (SetupError, OSError):
-                continue
+        if peer and peer.version and name in played:
+            known[name] = peer.version(stage)
     return known
 
 
@@ -71,22 +76,22 @@ def drawn(page: Page, folder: Path) -> list[str]:
         written.append(f"{page.name}.svg")
     if page.series:
         unit, step = page.series_unit
-        (folder / f"{page.name}-over-time.svg").write_text(svg.lines(f"{page.name}: over time", unit, page.series, x_step=step))
+        (folder / f"{page.name}-over-time.svg").write_text(svg.lines(f"{page.name} over time", unit, page.series, x_step=step))
         written.append(f"{page.name}-over-time.svg")
     return written
 
 
 def markdown(book: Book, facts: dict[str, object], plots: dict[str, list[str]]) -> str:
-    plan, versions = facts["plan"], facts["versions"]
-    assert isinstance(plan, dict) and isinstance(versions, dict)
+    plan, versions, settings = facts["plan"], facts["versions"], facts["settings"]
+    assert isinstance(plan, dict) and isinstance(versions, dict) and isinstance(settings, dict)
     text = ["# Benchmark", "",
-            f"{facts['cpus']} x {facts['cpu']}, {facts['memory_gb']} GB, kernel {facts['kernel']}; {facts['postgres']}; jobq at {facts['jobq_commit']}; "
-            f"{facts['started']} to {facts['ended']}.", "",
-            "Settings: " + ", ".join(f"{name} = {value}" for name, value in dict(facts["settings"]).items()) + ".",  # type: ignore[call-overload]
-            "", f"{plan['rounds']} rounds of {plan['seconds']} s, peers in turn; a figure is the median of its rounds, a ratio the median of the ratios "
-            "within each round. **jobq is n times better** compares the first figure (n < 1: jobq is worse). Read the ratios: the figures belong to the "
-            "machine. Every round and its command: results.json.", "",
-            "Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".", ""]
+            f"{facts['cpus']} x {facts['cpu']}, {facts['memory_gb']} GB, kernel {facts['kernel']}; {facts['postgres']}; "
+            f"jobq at {facts['jobq_commit']}; {facts['started']} to {facts['ended']}.", "",
+            "Settings: " + ", ".join(f"{name} = {value}" for name, value in settings.items()) + ".", "",
+            f"{plan['rounds']} rounds of {plan['seconds']} s, peers in turn; a figure is the median of its rounds, a ratio the median of "
+            "the ratios within each round. **jobq is n times better** compares the first figure (n < 1: jobq is worse). Read the ratios: "
+            "the figures belong to the machine. Every round and its command: results.json.", "",
+            "Versions: " + "; ".join(f"{name}: {version}" for name, version in versions.items()) + ".", ""]
     for page in book.pages:
         text += [f"## {page.name}", "", page.about + ".", "", *table(page), ""]
         text += [f"* {note}" for note in page.notes] + ([""] if page.notes else [])

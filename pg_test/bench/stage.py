@@ -94,7 +94,8 @@ class Stage:
 
     def alone(self, database: str) -> None:
         """Waits until nobody is connected any more: a thousand sessions need their time to leave."""
-        others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        others = """SELECT count(*) FROM pg_stat_activity
+            WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()"""
         deadline = time.monotonic() + 60
         while self.server.psql(others, database) != "0":
             if time.monotonic() > deadline:

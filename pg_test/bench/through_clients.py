@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import clients
+import fetch
 from book import Figures, Page
 from clients import Client
 from machine import SetupError
@@ -21,7 +24,7 @@ from stage import BATCH, Stage, small_payload
 from workloads import workload
 
 SECONDS_MAX = 180
-WARM_UP_JOBS = 500
+WARM_UP_JOBS = 3000  # and the fewest of a round: with fewer, one pause of a poll would decide
 GAP_MS = 20
 
 
@@ -44,7 +47,7 @@ class Program:
     client: Client
     role: str
     env: Mapping[str, str]
-    lines: queue.Queue[str] = field(default_factory=queue.Queue)
+    lines: queue.Queue[tuple[float, str]] = field(default_factory=queue.Queue)
 
     def __enter__(self) -> Program:
         self.errors = tempfile.TemporaryFile("w+")
@@ -56,21 +59,21 @@ class Program:
     def read(self) -> None:
         assert self.child.stdout
         for line in self.child.stdout:
-            self.lines.put(line)
-        self.lines.put("")
+            self.lines.put((time.time(), line))
+        self.lines.put((time.time(), ""))
 
-    def told(self, what: str, seconds: float = SECONDS_MAX) -> dict[str, object]:
-        """The next JSON line that has this field."""
+    def told(self, what: str, seconds: float = SECONDS_MAX) -> dict[str, Any]:
+        """The next JSON line that has this field, and under `heard` when it came."""
         deadline = time.monotonic() + seconds
         while True:
             try:
-                line = self.lines.get(timeout=max(0.01, deadline - time.monotonic()))
+                heard, line = self.lines.get(timeout=max(0.01, deadline - time.monotonic()))
             except queue.Empty:
                 raise Told(f"{self.client.row}: {self.role} said nothing for {seconds:.0f} s{self.complaint()}") from None
             if not line:
                 raise Told(f"{self.client.row}: {self.role} ended early{self.complaint()}")
             if line.startswith("{") and what in (facts := json.loads(line)):
-                return facts
+                return {**facts, "heard": heard}
 
     def complaint(self) -> str:
         self.errors.seek(0)
@@ -97,7 +100,7 @@ def all_ready(stage: Stage, page: Page) -> Iterator[list[Ready]]:
         for client in clients.ALL:
             if client.name not in stage.plan.peers:
                 continue
-            database = f"client_{client.name.replace('-', '_')}_{client.language}"
+            database = "client_" + re.sub(r"\W+", "_", client.row)
             try:
                 if client.redis:
                     env = {**os.environ, **stack.enter_context(clients.redis(client.redis))}
@@ -109,7 +112,7 @@ def all_ready(stage: Stage, page: Page) -> Iterator[list[Ready]]:
                 env |= dict(client.env)
                 set_up(client, env)
                 ready.append(Ready(client, env))
-                stage.book.versions[client.row] = client.version()
+                stage.book.versions |= {client.row: client.version(), "node": fetch.NODE_WHEEL.partition("==")[2]}
                 page.note(f"{client.row}: {client.about}")
             except (SetupError, OSError) as error:
                 stage.book.leave_out(client.row, str(error)[-600:])
@@ -122,33 +125,53 @@ def set_up(client: Client, env: Mapping[str, str]) -> None:
         raise SetupError(f"{client.row} cannot be set up: {(done.stderr or done.stdout).strip()[-500:]}")
 
 
-def measure(one: Ready, jobs: int, batch: int, gap_ms: int) -> Figures:
+def ordered(one: Ready, jobs: int, batch: int, gap_ms: int) -> dict[str, str]:
     order = {"jobs": jobs, "batch": batch, "gap_ms": gap_ms, "payload": json.loads(small_payload())}
-    env = {**one.env, "BENCH": json.dumps(order)}
+    return {**one.env, "BENCH": json.dumps(order)}
+
+
+def together(one: Ready, jobs: int, batch: int, gap_ms: int = 0) -> Figures:
+    """The consumer waits already when the producer starts."""
+    env = ordered(one, jobs, batch, gap_ms)
     with Program(one.client, "consume", env) as consumer:
         try:
             consumer.told("ready", 60)
             with Program(one.client, "produce", env) as producer:
-                producer.told("ready", 60)
-                first = time.time()
+                first = producer.told("ready", 60)["heard"]
                 end = consumer.told("last")
+                sent = producer.told("jobs")["heard"]
         except Told:
             consumer.child.kill()
             raise
     latency = end["latency_ms"]
-    assert isinstance(latency, dict)
-    return {"jobs/s": jobs / (float(str(end["last"])) - first), "start p50 ms": latency["p50"], "start p99 ms": latency["p99"]}
+    return {"jobs/s": jobs / (end["last"] - first), "enqueued jobs/s": jobs / (sent - first), "start p50 ms": latency["p50"],
+            "start p99 ms": latency["p99"]}
 
 
-def rounds(stage: Stage, page: Page, jobs_max: int, batch: int, gap_ms: int, kept: tuple[str, ...]) -> None:
+def one_after_the_other(one: Ready, jobs: int, batch: int) -> Figures:
+    """The consumer starts when all jobs are there; its time counts from the start of its first job."""
+    env = ordered(one, jobs, batch, 0)
+    with Program(one.client, "produce", env) as producer:
+        first = producer.told("ready", 60)["heard"]
+        sent = producer.told("jobs")["heard"]
+    with Program(one.client, "consume", env) as consumer:
+        try:
+            end = consumer.told("last")
+        except Told:
+            consumer.child.kill()
+            raise
+    return {"jobs/s": jobs / (end["last"] - end["first"]), "enqueued jobs/s": jobs / (sent - first)}
+
+
+def rounds(stage: Stage, page: Page, jobs_max: int, play: Callable[[Ready, int], Figures]) -> None:
     with all_ready(stage, page) as everybody:
         for number in range(stage.plan.rounds + 1):
             for one in everybody:
                 if one.broken:
                     continue
+                jobs = one.jobs or min(WARM_UP_JOBS, jobs_max)
                 try:
-                    jobs = one.jobs or min(WARM_UP_JOBS, jobs_max)
-                    measured = measure(one, jobs, batch, gap_ms)
+                    measured = play(one, jobs)
                 except Told as problem:
                     one.broken = str(problem)
                     stage.book.leave_out(f"{one.client.row} in {page.name}", str(problem))
@@ -156,15 +179,26 @@ def rounds(stage: Stage, page: Page, jobs_max: int, batch: int, gap_ms: int, kep
                 if number == 0:
                     # The warm-up says how many jobs make a round of the wanted length.
                     one.jobs = min(jobs_max, max(WARM_UP_JOBS, int(measured["jobs/s"] * stage.plan.seconds)))
-                    continue
-                page.add(one.client.row, number, {name: measured[name] for name in kept}, f"{one.client.language} client, {jobs} jobs, batches of {batch}")
+                else:
+                    page.add(one.client.row, number, measured, f"{one.client.language} client, {jobs} jobs")
 
 
-@workload("clients", "jobs end to end through each queue's own library: one producer with batches of 100, one consumer process", quick=False)
-def throughput(stage: Stage, page: Page) -> None:
-    rounds(stage, page, stage.plan.jobs, BATCH, 0, ("jobs/s", "start p50 ms", "start p99 ms"))
+@workload("clients", "through each queue's own library: one producer with batches of 100 and one consumer at the same time; end to end",
+          quick=False)
+def at_once(stage: Stage, page: Page) -> None:
+    rounds(stage, page, stage.plan.jobs, lambda one, jobs: together(one, jobs, BATCH))
 
 
-@workload("clients-latency", f"from the call that enqueues to the start of the job, idle consumer, one job every {GAP_MS} ms", quick=False)
+@workload("clients-drain", "through each queue's own library: a producer with batches of 100, and when it is done a consumer", quick=False)
+def drain(stage: Stage, page: Page) -> None:
+    rounds(stage, page, stage.plan.jobs, lambda one, jobs: one_after_the_other(one, jobs, BATCH))
+
+
+@workload("clients-latency", "through each queue's own library: from the call that enqueues to the start, idle consumer, "
+          f"a job every {GAP_MS} ms", quick=False)
 def latency(stage: Stage, page: Page) -> None:
-    rounds(stage, page, 50 if stage.plan.quick else 500, 1, GAP_MS, ("start p50 ms", "start p99 ms"))
+    def play(one: Ready, jobs: int) -> Figures:
+        measured = together(one, jobs, 1, GAP_MS)
+        return {name: measured[name] for name in ("start p50 ms", "start p99 ms", "jobs/s")}
+
+    rounds(stage, page, 50 if stage.plan.quick else 500, play)

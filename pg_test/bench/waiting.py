@@ -18,35 +18,38 @@ MIXED_RATE = 300
 MIXED_WORKERS = 3
 
 
-@workload("waiting", "idle sessions wait, one job every 20 ms: from the call that enqueues until a waiter holds the job, and what waiting costs")
+@workload("waiting", "idle sessions wait, one job every 20 ms: from the call that enqueues until a waiter has the job; what waiting costs")
 def waiting(stage: Stage, page: Page) -> None:
     jobs, idle = (40, 2) if stage.plan.quick else (300, 10)
     for waiters in stage.plan.waiters:
         with stage.databases(WAITABLE, fill=0) as databases:
             for number in range(1, stage.plan.rounds + 1):
                 for name, database in databases.items():
-                    told = program(stage, "waiters.py", database, {"style": name, "waiters": waiters, "jobs": jobs, "gap_ms": 20, "idle_seconds": idle})
+                    order = {"style": name, "waiters": waiters, "jobs": jobs, "gap_ms": 20, "idle_seconds": idle}
+                    told = program(stage, "waiters.py", database, order)
                     latencies = told["latencies_ms"]
                     page.add(f"{name}, {waiters} waiting", number,
                              {"p50 ms": figures.percentile(latencies, 50), "p99 ms": figures.percentile(latencies, 99),
                               "idle CPU ms a second": told["cpu_ms_per_s"], "holding a snapshot": told["holding_snapshot"]},
                              f"waiters.py, {jobs} jobs")
-    page.note("jobq: claim_wait; hand: LISTEN, every session is told and tries; pgmq: read_with_poll with its defaults (looks every 100 ms)")
+    page.note("jobq: claim_wait; hand: LISTEN, every session is told and tries; pgmq: read_with_poll with its defaults (looks every "
+              "100 ms); one loop plays all the clients")
     page.note("idle CPU: processor milliseconds per second of all waiting backends together, while nothing happens")
 
 
-@workload("mixed", f"{MIXED_RATE} jobs a second, 10 % scheduled for 2 s later, 10 % failing once and retried 1 s later: how late those start",
-          quick=False)
+@workload("mixed", f"{MIXED_RATE} jobs a second, 10 % scheduled for 2 s later, 10 % failing once and retried 1 s later: "
+          "how late those start", quick=False)
 def mixed(stage: Stage, page: Page) -> None:
     seconds = max(4, stage.plan.seconds * 2)
     with stage.databases(SCHEDULING, fill=0) as databases:
         for number in range(1, stage.plan.rounds + 1):
             for name, database in databases.items():
-                told = program(stage, "mixed.py", database, {"style": name, "rate": MIXED_RATE, "seconds": seconds, "workers": MIXED_WORKERS})
+                order = {"style": name, "rate": MIXED_RATE, "seconds": seconds, "workers": MIXED_WORKERS}
+                told = program(stage, "mixed.py", database, order)
                 late = told["scheduled_ms"] + told["retried_ms"]
                 page.add(name, number, {"late p50 ms": figures.percentile(late, 50), "late p99 ms": figures.percentile(late, 99),
-                                        "retried late p99 ms": figures.percentile(told["retried_ms"], 99), "sent jobs/s": told["sent_per_s"],
-                                        "not done": told["jobs"] - told["done"]})
+                                        "retried late p99 ms": figures.percentile(told["retried_ms"], 99),
+                                        "sent jobs/s": told["sent_per_s"], "not done": told["jobs"] - told["done"]})
     page.note(f"{MIXED_WORKERS} workers through psycopg; jobq waits in claim_wait, pgmq in read_with_poll, the others look every 100 ms")
 
 

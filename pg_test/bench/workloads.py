@@ -1,4 +1,4 @@
-"""The list of workloads; the modules below add theirs by importing `workload`."""
+"""The list of workloads; each module of workloads adds its own with the decorator."""
 
 from __future__ import annotations
 
@@ -39,5 +39,5 @@ def load_all() -> list[Workload]:
     return sorted(ALL, key=lambda w: ORDER.index(w.name))
 
 
-ORDER = ["single-1", "single-8", "single-32", "batch-1", "batch-8", "payload-1k", "wal", "in-flight", "pending", "waiting", "mixed", "memory",
-         "pinned", "clients", "clients-latency"]
+ORDER = ["single-1", "single-8", "single-32", "batch-1", "batch-8", "payload-1k", "wal", "in-flight", "pending", "waiting", "mixed",
+         "memory", "pinned", "clients", "clients-drain", "clients-latency"]

@@ -161,13 +161,20 @@ def baton(server: Cluster, report: Report) -> None:
             for waiter in dice.sample(waiters, 2):
                 root.execute(f"SELECT pg_{dice.choice(['cancel', 'terminate'])}_backend(%s)", [waiter.pid])
             until(lambda all=[*waiters, stays]: any(_has_job(waiter) for waiter in all), "somebody has the job")
-            for waiter in [*waiters, stays]:
-                root.execute("SELECT pg_cancel_backend(%s)", [waiter.pid])
+            # One that had not begun to wait when it was cancelled waits now.
+            until(lambda all=[*waiters, stays]: all_done(root, all), "they have all left")
             got += sum(_has_job(waiter, 90) for waiter in [*waiters, stays])
             root.execute("SELECT jobq.complete(id, lease) FROM jobq._job WHERE state = 'r'")
         expect_equal(got + scalar(root, "SELECT count(*) FROM jobq._job WHERE state = 'p'"), 60, "jobs that came, and that are left")
         all_woken(root)
         root.execute("SELECT jobq.drop_queue('baton', true)")
+
+
+def all_done(root: Connection, waiters: list[Waiter]) -> bool:
+    for waiter in waiters:
+        if not waiter.done.done():
+            root.execute("SELECT pg_cancel_backend(%s)", [waiter.pid])
+    return all(waiter.done.done() for waiter in waiters)
 
 
 def _has_job(waiter: Waiter, seconds: float = 0) -> bool:

@@ -21,9 +21,10 @@ impl World {
                 tx.notes.list.iter().any(|note| note.sub >= undone && note.when.abort && note.job.row() == row)
                     || tx.notes.crowds.iter().any(|crowd| crowd.queue == self.rows[row].committed.queue)
             });
-            let popped = session.claim.as_ref().is_some_and(|claim| {
-                matches!(&claim.stage, Stage::Look(job, ..) | Stage::Lock(job, _) if job.row() == row)
-            });
+            let popped = session
+                .claim
+                .as_ref()
+                .is_some_and(|claim| matches!(&claim.stage, Stage::Look(job, ..) | Stage::Lock(job, _) if job.row() == row));
             ending || undo || popped
         })
     }
@@ -67,7 +68,10 @@ impl World {
                 let by = |session: &Session| session.refill.as_ref().is_some_and(|refill| refill.number.0 == number);
                 !self.sessions.iter().any(by)
             };
-            numbers.into_iter().any(is_left).then(|| format!("a refill of queue {queue} is left behind: nobody else can begin one"))
+            numbers
+                .into_iter()
+                .any(is_left)
+                .then(|| format!("a refill of queue {queue} is left behind: nobody else can begin one"))
         })
     }
 
@@ -152,6 +156,12 @@ impl World {
         self.budget.fails = 0;
         self.hand_out_all(who);
         self.set_clock(self.now + 1_000 * SECOND);
+        self.hand_out_all(who);
+        // What lies behind a horizon stays until a refill has ended.
+        for queue in self.queues() {
+            let refill = |side| Op::Refill { queue, side };
+            self.do_alone(who, &[refill(Side::Due), refill(Side::Ready)]);
+        }
         self.hand_out_all(who);
         self.blame_leaks();
     }

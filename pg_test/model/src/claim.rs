@@ -50,7 +50,9 @@ impl World {
             Found::Candidate(candidate) => {
                 let job = Version::of(&candidate, claim.queue);
                 self.say(Some(who), || format!("pops {}", show(&job)));
-                if let Some(earlier) = self.offered(claim.queue, claim.kinds, now).find(|row| row.candidate().ready_key() < candidate.ready_key()) {
+                if let Some(earlier) =
+                    self.offered(claim.queue, claim.kinds, now).find(|row| row.candidate().ready_key() < candidate.ready_key())
+                {
                     self.blame(|| format!("{} is proposed before {}", show(&job), show(&earlier)));
                 }
                 let place = if off(Rule::D11) { None } else { self.note(who, &job, AT_ABORT) };
@@ -147,7 +149,8 @@ impl World {
             }
             return self.claim_is_over(who, false);
         }
-        let now = self.now;
+        let clock = self.memory.view(claim.queue).map(|entry| entry.clock).filter(|_| !off(Rule::K6));
+        let now = clock.map_or(self.now, |clock| clock.max(self.now));
         let mut found: Vec<Version> = self.view(who);
         found.retain(|row| {
             row.is_ready()

@@ -3,7 +3,7 @@
 use crate::dispatch::stripe::Side;
 use crate::heap::Version;
 use crate::rules::{Rule, off};
-use crate::world::{Ending, Stage, World, WaitStage};
+use crate::world::{Ending, Stage, WaitStage, World};
 
 impl World {
     /// Offers jobs of one queue in one hold of the lock: how many were missing.
@@ -46,6 +46,7 @@ impl World {
             let wanted = |note: &crate::notes::Note| if ending.committed { note.when.commit } else { note.when.abort };
             ending.notes.list.iter().any(wanted) || !ending.notes.crowds.is_empty()
         };
+        let leaves = leaves && session.ending.as_ref().is_some_and(|ending| !ending.committed);
         if session.refill.is_none() && !leaves && !session.ending.as_ref().is_some_and(tells) {
             session.ending = None;
         }

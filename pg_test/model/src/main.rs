@@ -25,7 +25,7 @@ mod simulate;
 #[path = "../../../src/dispatch/mod.rs"]
 mod dispatch;
 
-use rules::{Rule, without};
+use rules::{By, Rule, without};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -57,16 +57,17 @@ fn explore(name: &str, world: &world::World, most: usize) {
 
 fn scenes(most: usize) {
     for rule in Rule::ALL {
-        explore(&format!("{rule:?} {}", rule.what()), &scenes::scene(*rule), most);
+        let help = Some(*rule).filter(|rule| rule.by() == By::Nobody);
+        without(help, || explore(&format!("{rule:?} {}", rule.what()), &scenes::scene(*rule), most));
     }
     for (name, world) in scenes::crowds() {
         explore(name, &world, most);
     }
 }
 
-/// Takes away one rule after the other. `inside`: those which the copy of src/dispatch can do without.
-fn mutants(inside: bool) {
-    for rule in Rule::ALL.iter().filter(|rule| rule.is_inside() == inside) {
+/// Takes away one after the other of the rules that the model obeys, or those that the structures do.
+fn mutants(by: By) {
+    for rule in Rule::ALL.iter().filter(|rule| rule.by() == by) {
         // The scene begins with all rules.
         let world = scenes::scene(*rule);
         let name = format!("{rule:?} {}", rule.what());
@@ -108,7 +109,7 @@ fn main() -> ExitCode {
     let number = |at: usize, otherwise: u64| args.get(at).and_then(|arg| arg.parse().ok()).unwrap_or(otherwise);
     match args.first().map(String::as_str) {
         Some("scenes") => scenes(number(1, STATES as u64) as usize),
-        Some("mutants") => mutants(args.get(1).is_some_and(|which| which == "inside")),
+        Some("mutants") => mutants(if args.get(1).is_some_and(|which| which == "inside") { By::Structures } else { By::Model }),
         Some("simulate") => {
             simulate(number(1, 1), u64::MAX, number(2, 100_000), Duration::from_secs(number(3, u64::MAX / 2)), false);
         }

@@ -80,9 +80,10 @@ impl Memory {
         let key = queue_key(queue);
         // SAFETY: both are repr(C) with the same fields in the same order; their sizes are compared above, and what is seen through
         // the one is compared with what the other tells by `is_seen_right`.
-        self.entries.iter().map(|entry| unsafe { &*std::ptr::from_ref(entry).cast::<EntryView>() }).find(|entry| {
-            entry.in_use && entry.key == key
-        })
+        self.entries
+            .iter()
+            .map(|entry| unsafe { &*std::ptr::from_ref(entry).cast::<EntryView>() })
+            .find(|entry| entry.in_use && entry.key == key)
     }
 
     /// What a window holds, in order.

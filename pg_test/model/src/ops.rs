@@ -5,9 +5,7 @@ use crate::heap::{ROWS, State, Version};
 use crate::memory::queue_key;
 use crate::notes::When;
 use crate::rules::{Rule, off};
-use crate::world::{
-    Claim, Ending, Op, Prepared, Refill, RefillStage, SECOND, Stage, Sweep, WaitStage, Waiting, World,
-};
+use crate::world::{Claim, Ending, Op, Prepared, Refill, RefillStage, SECOND, Stage, Sweep, WaitStage, Waiting, World};
 
 const AT_COMMIT: When = When { commit: true, abort: false };
 pub const AT_ABORT: When = When { commit: false, abort: true };
@@ -16,16 +14,14 @@ const AT_BOTH: When = When { commit: true, abort: true };
 impl World {
     /// Runs `body` under the stripe's lock with the place of a queue, if it has one. Then those who are to be woken are.
     pub fn locked<T>(&mut self, queue: u8, body: impl FnOnce(&mut Stripe<'_>, usize) -> T) -> Option<T> {
-        let (outcome, wakes) =
-            self.memory.hold(|stripe| stripe.find(&queue_key(queue)).map(|at| body(stripe, at)));
+        let (outcome, wakes) = self.memory.hold(|stripe| stripe.find(&queue_key(queue)).map(|at| body(stripe, at)));
         self.wake(&wakes);
         outcome
     }
 
     /// The same; the queue gets a place if there is one to be had.
     pub fn locked_entry<T>(&mut self, queue: u8, body: impl FnOnce(&mut Stripe<'_>, usize) -> T) -> Option<T> {
-        let (outcome, wakes) =
-            self.memory.hold(|stripe| stripe.entry(&queue_key(queue)).map(|at| body(stripe, at)));
+        let (outcome, wakes) = self.memory.hold(|stripe| stripe.entry(&queue_key(queue)).map(|at| body(stripe, at)));
         self.wake(&wakes);
         outcome
     }
@@ -44,11 +40,12 @@ impl World {
             Op::Claim { queue, kinds } => self.begin_claim(who, queue, kinds),
             Op::Complete => self.finish(who, |version, _| version.state = State::Gone),
             Op::Release => self.finish(who, |version, _| version.state = State::Ready),
-            Op::Fail => self.finish(who, |version, _| (version.state, version.priority) = (State::Ready, version.priority + 3)),
-            Op::Hurry => self.finish(who, |version, _| (version.state, version.priority) = (State::Ready, version.priority - 3)),
+            Op::Fail => self.finish(who, |version, now| rank(version, now, 3)),
+            Op::Hurry => self.finish(who, |version, now| rank(version, now, -3)),
             Op::Retry(delay) => self.finish(who, |version, now| {
                 (version.state, version.run_at, version.scheduled) = (State::Ready, now + delay, true);
             }),
+            Op::Reschedule(row) => self.reschedule(who, row as usize),
             Op::Rescue(row) => self.rescue(who, row as usize),
             Op::Savepoint => {
                 let tx = self.tx(who);
@@ -109,6 +106,18 @@ impl World {
     fn finish(&mut self, who: usize, change: impl FnOnce(&mut Version, i64)) {
         let Some(row) = self.sessions[who].held.iter().map(|row| *row as usize).find(|row| self.is_running(*row)) else { return };
         self.requeue(who, row, change);
+    }
+
+    fn reschedule(&mut self, who: usize, row: usize) {
+        let version = self.rows[row].committed;
+        if self.rows[row].holder.is_some() || !version.is_ready() {
+            return;
+        }
+        self.note(who, &version, AT_BOTH);
+        let version = Version { priority: version.priority - 3, ..version };
+        self.write(who, version);
+        self.note(who, &version, AT_COMMIT);
+        self.say(Some(who), || format!("gives another priority to {}", show(&version)));
     }
 
     fn rescue(&mut self, who: usize, row: usize) {
@@ -181,7 +190,7 @@ impl World {
         self.rows[row].untold = false;
         self.rows[row].was_stranded = self.is_stranded(&version);
         if self.is_stranded(&version) {
-            self.is_untold(row);
+            self.leave_to_sweep(row);
         }
         for session in &mut self.sessions {
             session.held.retain(|held| *held as usize != row);
@@ -211,7 +220,7 @@ impl World {
         for change in &prepared.changes {
             self.settle(change.version, committed, None);
             if self.rows[change.row as usize].committed.is_ready() {
-                self.is_untold(change.row as usize);
+                self.leave_to_sweep(change.row as usize);
             }
         }
     }
@@ -222,7 +231,7 @@ impl World {
         for row in rows.iter().map(|row| *row as usize) {
             let version = self.rows[row].committed;
             if version.is_ready() && version.run_at > self.now {
-                self.is_untold(row);
+                self.leave_to_sweep(row);
             }
         }
     }
@@ -232,6 +241,12 @@ impl World {
     pub fn is_stranded(&self, version: &Version) -> bool {
         version.is_ready() && !version.scheduled && version.run_at > self.now
     }
+}
+
+/// Back with another priority; not if it is ahead of its time (see Rule::K5).
+fn rank(version: &mut Version, now: i64, by: i32) {
+    version.state = State::Ready;
+    version.priority += if version.run_at > now { 0 } else { by };
 }
 
 /// A job with its place in the order of claims.

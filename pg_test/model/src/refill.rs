@@ -58,7 +58,9 @@ impl World {
             refill.from = from;
         }
         refill.now = if off(Rule::T1) { refill.now } else { now };
-        self.say(Some(who), || format!("begins to refill the {side:?} side of queue {} from {}", refill.queue, show_key(refill.from)));
+        self.say(Some(who), || {
+            format!("begins to refill the {side:?} side of queue {} from {}", refill.queue, show_key(refill.from))
+        });
         if let Some(tx) = &mut self.sessions[who].tx {
             tx.refill_sub = Some(tx.sub());
         }

@@ -2,11 +2,25 @@
 //!
 //! A rule is obeyed either by this model, which calls the structures as the server does, or by the structures. The latter are never
 //! changed here: `run` makes a copy of src/dispatch in which such a rule asks `off` (mutants.py), and builds the model with that.
+//!
+//! Not each rule is needed when all others are there. D10: a claim that takes the ready index finds the job without a slot of its own,
+//! so its scene is without the index. W2: who looks once more when his time is over takes what he was woken for, so both are left out.
 
 use std::cell::Cell;
 
+/// Who obeys a rule.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    Model,
+    Structures,
+    /// Nobody yet: a finding. Where the model can it helps out, so that the walks get past it; the rule's scene fails without help.
+    Nobody,
+}
+
+use By::{Model, Nobody, Structures};
+
 macro_rules! rules {
-    ($($name:ident $inside:literal $what:literal,)*) => {
+    ($($name:ident $by:ident $what:literal,)*) => {
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         pub enum Rule { $($name),* }
 
@@ -18,47 +32,48 @@ macro_rules! rules {
                 match self { $(Rule::$name => $what),* }
             }
 
-            /// Is it obeyed by src/dispatch itself?
-            pub fn is_inside(self) -> bool {
-                match self { $(Rule::$name => $inside),* }
+            pub fn by(self) -> By {
+                match self { $(Rule::$name => $by),* }
             }
         }
     };
 }
 
 rules! {
-    D1 true "one refill of a window at a time, ended by who began it",
-    D2 true "a refill's end raises the horizon no further than the smallest key evicted since it began",
-    D2b true "a refill's end raises the horizon no further than a big transaction has let go",
-    D3 false "a refill begins before it takes its snapshot",
-    D4 false "a refill takes a snapshot of its own, not its transaction's",
-    D5 false "a claim looks at its candidate with a snapshot newer than the pop",
-    D6 false "whoever locks a ready job offers it when he rolls back",
-    D8 false "a refill that fails is given up",
-    D9 false "an offer is never suppressed because its job is in flight",
-    D10 true "a window below its share takes a slot from the fullest one",
-    D11 false "a claim that rolls back offers its job",
-    D12 false "while a refill is under way an offer is kept whatever its key",
-    D14 false "a rollback offers the key of the row version that was locked, not the one that was popped",
-    T1 false "a refill reads the clock after it has begun",
-    T2 false "a claim looks at its candidate with a clock read after the pop",
-    T3 true "a large step back of the clock empties the entry",
-    T4 true "a due refill's end raises the horizon no further than the smallest key evicted since it began",
-    T5 false "while a due refill is under way an offer is kept whatever its key",
-    K1 true "a transaction that lets go wakes",
-    K2 true "an offer behind the horizon wakes who waits for its kind",
-    K3 false "a due refill whose beginning lets go of the ready side wakes",
-    K4 false "jobs that somebody waits for, and that have fallen due unknown, are looked for whatever is known of the ready side",
-    W1 false "join the line, then look",
-    W2 true "who leaves because his time is over passes the baton",
-    W3 true "who leaves because he was cancelled passes the baton",
-    W4 true "an event wakes the first whose filter matches",
-    W5 true "who leaves with a job passes the baton",
-    U1 false "a rolled back subtransaction offers at once",
-    U2 false "a rollback to a savepoint leaves what was noted before it",
-    B1 false "a refill of many chunks moves the horizon with the last one only",
-    B2 true "the place of a queue in which somebody waits is not given away",
-    P1 false "a sweep begins by ending the refills under way",
+    D1 Structures "one refill of a window at a time, ended by who began it",
+    D2 Structures "a refill's end raises the horizon no further than the smallest key evicted since it began",
+    D2b Structures "a refill's end raises the horizon no further than a big transaction has let go",
+    D3 Model "a refill begins before it takes its snapshot",
+    D4 Model "a refill takes a snapshot of its own, not its transaction's",
+    D5 Model "a claim looks at its candidate with a snapshot newer than the pop",
+    D6 Model "whoever locks a ready job offers it when he rolls back",
+    D8 Model "a refill that fails is given up",
+    D9 Model "an offer is never suppressed because its job is in flight",
+    D10 Structures "a window below its share takes a slot from the fullest one",
+    D11 Model "a claim that rolls back offers its job",
+    D12 Model "while a refill is under way an offer is kept whatever its key",
+    D14 Model "a rollback offers the key of the row version that was locked, not the one that was popped",
+    T1 Model "a refill reads the clock after it has begun",
+    T2 Model "a claim looks at its candidate with a clock read after the pop",
+    T3 Structures "a large step back of the clock empties the entry",
+    T4 Structures "a due refill's end raises the horizon no further than the smallest key evicted since it began",
+    T5 Model "while a due refill is under way an offer is kept whatever its key",
+    K1 Structures "a transaction that lets go wakes",
+    K2 Structures "an offer behind the horizon wakes who waits for its kind",
+    K3 Nobody "a due refill whose beginning lets go of the ready side wakes",
+    K4 Nobody "jobs that somebody waits for, and that have fallen due unknown, are looked for whatever is known of the ready side",
+    K5 Nobody "a job ahead of its time that is given another priority is ready under that one",
+    K6 Nobody "a claim reads the index with the queue's clock, which a small step back does not set back",
+    W1 Model "join the line, then look",
+    W2 Structures "who leaves because his time is over looks once more and passes the baton",
+    W3 Structures "who leaves because he was cancelled passes the baton",
+    W4 Structures "an event wakes the first whose filter matches",
+    W5 Structures "who leaves with a job passes the baton",
+    U1 Model "a rolled back subtransaction offers at once",
+    U2 Model "a rollback to a savepoint leaves what was noted before it",
+    B1 Model "a refill of many chunks moves the horizon with the last one only",
+    B2 Structures "the place of a queue in which somebody waits is not given away",
+    P1 Model "a sweep begins by ending the refills under way",
 }
 
 thread_local! {

@@ -132,6 +132,20 @@ pub fn scene(rule: Rule) -> World {
             let (setup, budget) = (Setup { notes: 0, refills: 0, ..setup(&[soon]) }, Budget { ticks: 1, ..none });
             world(&start, setup, budget, &[enqueue(0), wait(0)])
         }
+        Rule::K5 => {
+            // When its time comes the old priority is behind the horizon, the new one before it.
+            let jobs = [job(0, 0, 5, 5, 1), job(1, 0, 3, 0, 1), job(2, 0, 4, 0, 1)];
+            let start = Start { ready: &[0, 1, 2], known: BOTH };
+            let others = vec![Op::Claim { queue: 0, kinds: B }, EITHER];
+            world(&start, setup(&jobs), Budget { ticks: 1, ..none }, &[vec![Op::Reschedule(0), EITHER], others])
+        }
+        Rule::K6 => {
+            let start = Start { ready: &[0, 1], known: BOTH };
+            let jobs = [job(0, 0, 1, 0, 1), job(1, 0, 5, 10, 2)];
+            let budget = Budget { ticks: 2, small_steps_back: 1, ..none };
+            let other = vec![Op::Claim { queue: 0, kinds: 1 << 3 }, COMMIT];
+            world(&start, one_slot(&jobs), budget, &[other, wait(B)])
+        }
         Rule::K2 => {
             let start = Start { ready: &[0, 1], known: BOTH };
             let jobs = [a, job(1, 0, 2, 0, 1), job(2, 0, 5, 0, 2)];
@@ -196,11 +210,7 @@ pub fn crowds() -> Vec<(&'static str, World)> {
                 &a_ready,
                 Setup { notes: 1, ..one_slot(&jobs) },
                 none,
-                &[
-                    vec![Op::Enqueue(1), Op::Enqueue(2), EITHER],
-                    vec![Op::Sweep],
-                    vec![CLAIM, EITHER, Op::Release, EITHER],
-                ],
+                &[vec![Op::Enqueue(1), Op::Enqueue(2), EITHER], vec![Op::Sweep], vec![CLAIM, EITHER, Op::Release, EITHER]],
             ),
         ),
         (
@@ -209,10 +219,7 @@ pub fn crowds() -> Vec<(&'static str, World)> {
                 &ac_ready,
                 one_slot(&jobs),
                 fails,
-                &[
-                    vec![Op::Savepoint, Op::Cancel(0, true), CLAIM, Op::RollbackTo, CLAIM, EITHER],
-                    vec![CLAIM, EITHER],
-                ],
+                &[vec![Op::Savepoint, Op::Cancel(0, true), CLAIM, Op::RollbackTo, CLAIM, EITHER], vec![CLAIM, EITHER]],
             ),
         ),
         (
@@ -226,12 +233,7 @@ pub fn crowds() -> Vec<(&'static str, World)> {
         ),
         (
             "a crash",
-            world(
-                &a_ready,
-                one_slot(&jobs),
-                Budget { crashes: 1, ..none },
-                &[either(1), vec![READY], vec![CLAIM, EITHER]],
-            ),
+            world(&a_ready, one_slot(&jobs), Budget { crashes: 1, ..none }, &[either(1), vec![READY], vec![CLAIM, EITHER]]),
         ),
         (
             "due times, two claimers, refills of both sides",
@@ -280,21 +282,11 @@ pub fn crowds() -> Vec<(&'static str, World)> {
         ),
         (
             "waiters, jobs that fall due, the maintainer",
-            world(
-                &ALL_KNOWN,
-                setup(&scheduled),
-                Budget { ticks: 1, ..none },
-                &[enqueue(0), enqueue(1), wait(0), wait(0)],
-            ),
+            world(&ALL_KNOWN, setup(&scheduled), Budget { ticks: 1, ..none }, &[enqueue(0), enqueue(1), wait(0), wait(0)]),
         ),
         (
             "waiters, jobs that fall due, one slot",
-            world(
-                &ALL_KNOWN,
-                one_slot(&scheduled),
-                Budget { ticks: 1, ..none },
-                &[enqueue(0), enqueue(1), wait(0), wait(A)],
-            ),
+            world(&ALL_KNOWN, one_slot(&scheduled), Budget { ticks: 1, ..none }, &[enqueue(0), enqueue(1), wait(0), wait(A)]),
         ),
         (
             "waiters, jobs that fall due, one slot, a thief",

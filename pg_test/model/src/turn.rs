@@ -138,7 +138,7 @@ impl World {
         self.now = now;
         for row in 0..self.rows.len() {
             if self.is_stranded(&self.rows[row].committed) {
-                self.is_untold(row);
+                self.leave_to_sweep(row);
                 self.rows[row].was_stranded = true;
             }
         }
@@ -221,7 +221,7 @@ impl World {
     }
 
     /// Nobody tells of this job: the next sweep that begins must find it.
-    pub fn is_untold(&mut self, row: usize) {
+    pub fn leave_to_sweep(&mut self, row: usize) {
         self.rows[row].untold = true;
         for sweep in self.sessions.iter_mut().filter_map(|session| session.sweep.as_mut()) {
             sweep.untold.retain(|other| *other as usize != row);
@@ -231,5 +231,4 @@ impl World {
     pub fn is_running(&self, row: usize) -> bool {
         self.rows[row].committed.state == State::Running && self.rows[row].holder.is_none()
     }
-
 }

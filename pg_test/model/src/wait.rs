@@ -70,8 +70,8 @@ impl World {
         }
         let Some(waiting) = self.sessions[who].waiting.clone() else { return };
         let now = self.now;
-        let may_sleep = waiting.place.is_some()
-            && self.locked(waiting.queue, |stripe, at| stripe.may_wait(at, now)) == Some(true);
+        let may_sleep =
+            waiting.place.is_some() && self.locked(waiting.queue, |stripe, at| stripe.may_wait(at, now)) == Some(true);
         self.say(Some(who), || if may_sleep { "goes to sleep".into() } else { "naps".into() });
         self.waits(who, if may_sleep { WaitStage::Asleep } else { WaitStage::Nap });
     }

@@ -38,7 +38,10 @@ pub enum Op {
     Enqueue(u8),
     /// Locks a ready job; true: and takes it away.
     Cancel(u8, bool),
-    Claim { queue: u8, kinds: u8 },
+    Claim {
+        queue: u8,
+        kinds: u8,
+    },
     Complete,
     Release,
     Fail,
@@ -46,17 +49,25 @@ pub enum Op {
     Hurry,
     /// The same priority, ready some time later.
     Retry(i64),
+    /// Gives a ready job another priority: retry() of a pending job.
+    Reschedule(u8),
     /// A running job whose worker is gone.
     Rescue(u8),
     Savepoint,
     RollbackTo,
     /// The end of a transaction: whichever of these.
     End(Ends),
-    Refill { queue: u8, side: Side },
+    Refill {
+        queue: u8,
+        side: Side,
+    },
     Sweep,
     /// The maintainer looks which jobs have fallen due that somebody waits for.
     Tick,
-    Wait { queue: u8, kinds: u8 },
+    Wait {
+        queue: u8,
+        kinds: u8,
+    },
     ForgetQueue(u8),
 }
 
@@ -133,7 +144,10 @@ pub enum Stage {
     Lock(Version, Place),
     /// It was seen not ready (a step of its own only for rule D9).
     Drop(Version),
-    BeginRefill { side: Side, horizon: Key },
+    BeginRefill {
+        side: Side,
+        horizon: Key,
+    },
     /// Reads the ready index from a key on.
     Index(Key),
     /// What it found there.

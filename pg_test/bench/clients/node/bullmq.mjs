@@ -5,7 +5,8 @@ import { Meter, main, say, sendAll } from './meter.mjs'
 const onPostgres = process.env.BENCH_BACKEND === 'postgres'
 if (onPostgres) setDefaultBackendFactory(createPostgresBackend)
 const connection = onPostgres
-  ? { host: process.env.PGHOST, port: Number(process.env.PGPORT), user: process.env.PGUSER, database: process.env.PGDATABASE, max: 20, migrate: true }
+  ? { host: process.env.PGHOST, port: Number(process.env.PGPORT), user: process.env.PGUSER, database: process.env.PGDATABASE,
+      max: 20, migrate: true }
   : { path: process.env.REDIS_SOCKET, maxRetriesPerRequest: null }
 
 async function setup() {

@@ -13,7 +13,7 @@ async function connected() {
 async function setup() {
   const client = await connected()
   await client.query('CREATE EXTENSION jobq')
-  await client.query("SELECT jobq.create_queue('bench', keep_completed => false)")
+  await client.query("SELECT jobq.create_queue('bench', keep_completed => $1)", ['BENCH_KEEP' in process.env])
 }
 
 async function produce() {

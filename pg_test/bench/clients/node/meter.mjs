@@ -22,9 +22,11 @@ export async function sendAll(send) {
 export class Meter {
   latencies = []
   done = 0
+  first = 0
   full = new Promise((resolve) => { this.fill = resolve })
 
   started(sent) {
+    this.first ||= now()
     this.latencies.push(1000 * (now() - sent))
   }
 
@@ -34,7 +36,7 @@ export class Meter {
     if (before < order.jobs && this.done >= order.jobs) {
       const ranked = this.latencies.sort((a, b) => a - b)
       const at = (percent) => ranked[Math.max(0, Math.ceil((percent / 100) * ranked.length) - 1)]
-      say({ jobs: this.done, last: now(), latency_ms: { p50: at(50), p99: at(99) } })
+      say({ jobs: this.done, first: this.first, last: now(), latency_ms: { p50: at(50), p99: at(99) } })
       this.fill()
     }
   }

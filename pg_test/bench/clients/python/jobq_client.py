@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 
@@ -15,7 +16,7 @@ CONNECTIONS = 2
 def setup() -> None:
     with psycopg.connect(autocommit=True) as session:
         session.execute("CREATE EXTENSION jobq")
-        session.execute("SELECT jobq.create_queue('bench', keep_completed => false)")
+        session.execute("SELECT jobq.create_queue('bench', keep_completed => %s)", ["BENCH_KEEP" in os.environ])
 
 
 def produce() -> None:
@@ -40,7 +41,8 @@ def work(meter: Meter) -> None:
                     meter.started(content["sent"])
                 ids, leases = [id for id, _, _ in held], [lease for _, lease, _ in held]
                 finished = len(held)
-                held = session.execute("SELECT id, lease, payload FROM jobq.complete_and_claim(%s::uuid[], %s::bigint[], NULL, 'bench', %s, 'bench')",
+                held = session.execute("""SELECT id, lease, payload
+                    FROM jobq.complete_and_claim(%s::uuid[], %s::bigint[], NULL, 'bench', %s, 'bench')""",
                                        [ids, leases, ORDER["batch"]]).fetchall()
                 meter.finished(finished)
 

@@ -36,10 +36,12 @@ class Meter:
     def __init__(self) -> None:
         self.latencies: list[float] = []
         self.done = 0
+        self.first = 0.0
         self.full = threading.Event()
         self._lock = threading.Lock()
 
     def started(self, sent: float) -> None:
+        self.first = self.first or time.time()
         self.latencies.append(1000 * (time.time() - sent))
 
     def finished(self, count: int = 1) -> bool:
@@ -49,7 +51,7 @@ class Meter:
             if before < ORDER["jobs"] <= self.done:
                 ranked = sorted(self.latencies)
                 at = {f"p{p}": ranked[max(0, math.ceil(p / 100 * len(ranked)) - 1)] for p in (50, 99)}
-                say(jobs=self.done, last=time.time(), latency_ms=at)
+                say(jobs=self.done, first=self.first, last=time.time(), latency_ms=at)
                 self.full.set()
                 return True
         return False

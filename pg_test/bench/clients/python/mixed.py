@@ -56,12 +56,15 @@ class Jobq(Style):
 
 class Hand(Style):
     def enqueue(self, session: psycopg.Connection, content: dict, delay: int) -> None:
-        session.execute("INSERT INTO hand (queue, payload, run_at) VALUES ('bench', %s, now() + make_interval(secs => %s))", [Jsonb(content), delay])
+        session.execute("INSERT INTO hand (queue, payload, run_at) VALUES ('bench', %s, now() + make_interval(secs => %s))",
+                        [Jsonb(content), delay])
 
     def claim(self, session: psycopg.Connection) -> list[Job]:
-        rows = session.execute("""WITH c AS MATERIALIZED (SELECT id FROM hand WHERE queue = 'bench' AND state = 'pending' AND run_at <= now()
+        rows = session.execute("""WITH c AS MATERIALIZED (SELECT id FROM hand
+                WHERE queue = 'bench' AND state = 'pending' AND run_at <= now()
                 ORDER BY priority, run_at, id LIMIT %s FOR UPDATE SKIP LOCKED)
-            UPDATE hand SET state = 'running', attempt = attempt + 1, worker = 'bench', lease_expires_at = clock_timestamp() + interval '5 min'
+            UPDATE hand SET state = 'running', attempt = attempt + 1, worker = 'bench',
+                lease_expires_at = clock_timestamp() + interval '5 min'
             FROM c WHERE hand.id = c.id RETURNING hand.id, payload, attempt""", [BATCH]).fetchall()
         return polled([(id, content, attempt == 1) for id, content, attempt in rows])
 

@@ -69,8 +69,10 @@ class Hand(Style):
         if not any(iter(session.pgconn.notifies, None)):
             return None
         row = session.execute("""UPDATE hand SET state = 'running', attempt = attempt + 1, worker = 'bench',
-            lease_expires_at = clock_timestamp() + interval '5 min' WHERE id = (SELECT id FROM hand WHERE queue = 'bench' AND state = 'pending'
-            AND run_at <= now() ORDER BY priority, run_at, id LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING id, payload""").fetchone()
+                lease_expires_at = clock_timestamp() + interval '5 min'
+            WHERE id = (SELECT id FROM hand WHERE queue = 'bench' AND state = 'pending' AND run_at <= now()
+                        ORDER BY priority, run_at, id LIMIT 1 FOR UPDATE SKIP LOCKED)
+            RETURNING id, payload""").fetchone()
         if row is None:
             return None
         self.id = row[0]
@@ -109,7 +111,8 @@ def rows(session: psycopg.Connection) -> list[tuple[str, ...]]:
     while (result := session.pgconn.get_result()) is not None:
         if result.status == pq.ExecStatus.FATAL_ERROR:
             raise RuntimeError(result.error_message.decode())
-        found += [tuple((result.get_value(row, column) or b"").decode() for column in range(result.nfields)) for row in range(result.ntuples)]
+        columns = range(result.nfields)
+        found += [tuple((result.get_value(row, column) or b"").decode() for column in columns) for row in range(result.ntuples)]
     return found
 
 

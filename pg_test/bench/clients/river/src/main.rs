@@ -68,13 +68,15 @@ async fn produce(pool: PgPool) -> Result<(), BoxError> {
 
 async fn consume(pool: PgPool) -> Result<(), BoxError> {
     let wanted = order().jobs;
+    let first = Arc::new(std::sync::OnceLock::new());
     let latencies = Arc::new(Mutex::new(Vec::with_capacity(wanted)));
     let done = Arc::new(AtomicUsize::new(0));
     let full = Arc::new(tokio::sync::Notify::new());
     let mut workers = Workers::new();
-    let (seen, count, ring) = (latencies.clone(), done.clone(), full.clone());
+    let (start, seen, count, ring) = (first.clone(), latencies.clone(), done.clone(), full.clone());
     workers.add_fn(move |_: WorkContext, job: Job<Bench>| {
         let (seen, count, ring) = (seen.clone(), count.clone(), ring.clone());
+        start.get_or_init(now);
         async move {
             if let Ok(mut seen) = seen.lock() {
                 seen.push(1000.0 * (now() - job.args.sent));
@@ -96,7 +98,8 @@ async fn consume(pool: PgPool) -> Result<(), BoxError> {
     full.notified().await;
     let mut ranked = latencies.lock().map(|seen| seen.clone()).unwrap_or_default();
     ranked.sort_by(f64::total_cmp);
-    println!("{}", json!({"jobs": wanted, "last": now(), "latency_ms": {"p50": at(&ranked, 50.0), "p99": at(&ranked, 99.0)}}));
+    let latency = json!({"p50": at(&ranked, 50.0), "p99": at(&ranked, 99.0)});
+    println!("{}", json!({"jobs": wanted, "first": first.get(), "last": now(), "latency_ms": latency}));
     run.stop().await?;
     Ok(())
 }
