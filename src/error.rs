@@ -40,6 +40,8 @@ pub enum Error {
     NeedsPreload { feature: &'static str },
     /// 25001: a procedure that commits was called where it cannot.
     InTransactionBlock { procedure: &'static str },
+    /// 0A000: it would have to be told to shared memory when somebody commits it or rolls it back.
+    NotToBePrepared,
     /// 08006: the client went away while its call waited; nobody reads this.
     ClientGone,
     /// XX000: the database contradicts jobq. Always a bug, or tables changed by hand.
@@ -92,6 +94,7 @@ impl Error {
             Error::NoPlaceForLease => b"53400",
             Error::NeedsPreload { .. } => b"55000",
             Error::InTransactionBlock { .. } => b"25001",
+            Error::NotToBePrepared => b"0A000",
             Error::ClientGone => b"08006",
             Error::Internal { .. } => b"XX000",
         }
@@ -116,6 +119,9 @@ impl Error {
             Error::NoPlaceForLease => "jobq: no place is free for a lease that is bound to a session".into(),
             Error::NeedsPreload { feature } => format!("jobq: {feature} needs jobq in shared_preload_libraries"),
             Error::InTransactionBlock { procedure } => format!("jobq: {procedure} cannot run inside a transaction block"),
+            Error::NotToBePrepared => {
+                "jobq: a transaction that claims jobs for this session, or rescues jobs, cannot be prepared".into()
+            }
             Error::ClientGone => "jobq: the client is gone".into(),
             Error::Internal { what } => format!("jobq: {what}"),
         }
@@ -145,6 +151,7 @@ impl Error {
             Error::QueueExists { .. } => Some("Change its options with jobq.alter_queue."),
             Error::QueueInUse { .. } => Some("Pass force => true to drop them too."),
             Error::NoPlaceForLease => Some("Raise jobq.max_leases, or use bind => 'lease'."),
+            Error::NotToBePrepared => Some("Commit it in one phase. Claims with bind => 'lease' can be prepared."),
             Error::NeedsPreload { .. } => Some("Add it to shared_preload_libraries and restart the server."),
             Error::InTransactionBlock { .. } => Some(
                 "Call it in autocommit mode, alone: not between BEGIN and COMMIT, with other statements in one message or pipeline, or in a function.",

@@ -92,14 +92,13 @@ class Stage:
         text = f"\\set count {-(-count // chunks)}\n\\set payload '{quoted}'\n" + script.read_text() * chunks
         self.server.psql(text, database)
 
-    def alone(self, database: str) -> None:
+    def alone(self) -> None:
         """Waits until nobody is connected any more: a thousand sessions need their time to leave."""
-        others = """SELECT count(*) FROM pg_stat_activity
-            WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()"""
+        others = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
         deadline = time.monotonic() + 60
-        while self.server.psql(others, database) != "0":
+        while (left := self.server.psql(others)) != "0":
             if time.monotonic() > deadline:
-                raise SetupError(f"sessions of {database} do not end")
+                raise SetupError(f"{left} sessions do not end")
             time.sleep(0.1)
 
     def can(self, name: str, what: str) -> bool:

@@ -56,7 +56,7 @@ def mixed(stage: Stage, page: Page) -> None:
 def program(stage: Stage, name: str, database: str, order: dict[str, object]) -> dict:
     """Runs a Python program of clients/ to its end; it prints one JSON line."""
     env = {**stage.server.env(database), "BENCH": json.dumps(order)}
-    stage.alone(database)
+    stage.alone()
     done = subprocess.run(stage.client_python(name), env=env, text=True, capture_output=True, timeout=900)
     if done.returncode != 0:
         raise SetupError(f"{name} {order['style']} failed: {done.stderr.strip()[-1000:]}")

@@ -185,3 +185,86 @@ def after_crash(server: Cluster, report: Report) -> None:
         expect_equal(scalar(root, "SELECT state FROM jobq.job(%s)", [kept_id]), "running", "the other one")
         expect_equal(scalar(worker, "SELECT jobq.heartbeat(%s, %s)", [kept_id, kept_lease]), True, "its heartbeat")
         root.execute("SELECT jobq.drop_queue('crash', true)")
+
+
+@scene("two rescuers at once: a late heartbeat between them waits for the first, and is not granted what he takes away")
+def two_rescuers(server: Cluster, report: Report) -> None:
+    with connect(server) as root, connect(server) as worker, connect(server) as first, connect(server) as second, Background() as background:
+        known(root, "two")
+        root.execute(ENQUEUE_MANY, [1, "two"])
+        [(id, lease)] = claim(worker, "two")
+        worker.execute("SELECT jobq.heartbeat(%s, %s)", [id, lease])
+        until(lambda: scalar(root, "SELECT last_seen_at < clock_timestamp() - interval '2 ms' FROM jobq.running_jobs"), "2 ms have passed")
+        first.execute("BEGIN")
+        expect_equal(scalar(first, "SELECT jobq.rescue_zombies('1 ms')"), 1, "rescued by the first")
+        expect_equal(scalar(second, "SELECT jobq.rescue_zombies('1 ms')"), 0, "rescued by the second")
+        answer = background.run(sqlstate, worker, "SELECT jobq.heartbeat(%s, %s)", [id, lease])
+        until(lambda: scalar(root, "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'",
+                             [worker.info.backend_pid]), "the heartbeat waits")
+        first.execute("COMMIT")
+        expect_equal(answer.result(60), "JQ001", "the heartbeat")
+        root.execute("SELECT jobq.drop_queue('two', true)")
+
+
+@scene("more jobs rescued, completed or dropped in one transaction than can be noted: no heartbeat of theirs is granted afterwards")
+def many_end(server: Cluster, report: Report) -> None:
+    endings = {"rescued": "SELECT jobq.rescue_zombies('1 ms', 1000)",
+               "completed": "SELECT count(*) FROM jobq._job AS j, jobq.complete(j.id, j.lease)",
+               "dropped": "SELECT jobq.drop_queue('many', true)"}
+    with connect(server) as root, connect(server) as worker:
+        for what, ending in endings.items():
+            known(root, "many")
+            root.execute(ENQUEUE_MANY, [400, "many"])
+            held = claim(worker, "many", 400)
+            beat = [[id for id, _ in held], [lease for _, lease in held]]
+            count = "SELECT count(*) FILTER (WHERE held) FROM jobq.heartbeat_many(%s::uuid[], %s::bigint[])"
+            expect_equal(scalar(worker, count, beat), 400, "held")
+            until(lambda: scalar(root, "SELECT max(last_seen_at) < clock_timestamp() - interval '2 ms' FROM jobq.running_jobs"), "2 ms have passed")
+            root.execute(ending)
+            expect_equal(scalar(worker, count, beat), 0, f"held after all were {what}")
+            if what != "dropped":
+                root.execute("SELECT jobq.drop_queue('many', true)")
+
+
+@scene("a bound claim in an open transaction outlives the search for strays, and cannot be prepared; progress told with a note is shown")
+def bound_and_open(server: Cluster, report: Report) -> None:
+    with connect(server) as root, connect(server) as worker:
+        known(root, "open")
+        root.execute(ENQUEUE_MANY, [2, "open"])
+        worker.execute("BEGIN")
+        claim(worker, "open", bind="session")
+        root.execute("SELECT jobq.tick()")
+        worker.execute("COMMIT")
+        worker.execute("BEGIN")
+        claim(worker, "open", bind="session")
+        expect_equal(sqlstate(worker, "PREPARE TRANSACTION 'bound'"), "0A000", "PREPARE TRANSACTION")
+        [(id, lease)] = root.execute("SELECT id, lease FROM jobq._job WHERE state = 'r'").fetchall()
+        worker.execute("SELECT jobq.heartbeat(%s, %s, progress => 50)", [id, lease])
+        worker.execute("SELECT jobq.heartbeat(%s, %s, progress => 80, note => 'nearly')", [id, lease])
+        expect_equal(scalar(root, "SELECT progress || ' ' || note FROM jobq.job(%s)", [id]), "80 nearly", "progress and note")
+        worker.execute("BEGIN; SELECT jobq.heartbeat(id, lease, '1 day') FROM jobq._job WHERE state = 'r'; ROLLBACK")
+        worker.close()
+        until(lambda: len(claim(root, "open", 2)) + scalar(root, "SELECT count(*) FROM jobq._job WHERE state = 'r'") >= 2, "both are claimed again")
+        root.execute("SELECT jobq.drop_queue('open', true)")
+
+
+@scene("ten sessions bind jobs without the dispatcher, and end: every job is free again, none was bound to who did not get it")
+def bound_by_index(server: Cluster, report: Report) -> None:
+    with connect(server) as root:
+        known(root, "index")
+        root.execute(ENQUEUE_MANY, [40, "index"])
+        server.configure({"jobq.dispatch": "off"})
+        server.reload()
+        until(lambda: scalar(root, "SELECT current_setting('jobq.dispatch')") == "off", "jobq.dispatch is off")
+        workers = [connect(server) for _ in range(10)]
+        with Background() as background:
+            rounds = [background.run(lambda worker: [claim(worker, "index", bind="session") for _ in range(4)], worker) for worker in workers]
+            for one in rounds:
+                one.result(60)
+        for worker in workers:
+            worker.close()
+        until(lambda: scalar(root, "SELECT count(*) FROM jobq._job WHERE state = 'p' AND crashes <= 1") == 40, "all are pending again")
+        server.configure({"jobq.dispatch": "on"})
+        server.reload()
+        until(lambda: scalar(root, "SELECT current_setting('jobq.dispatch')") == "on", "jobq.dispatch is on")
+        root.execute("SELECT jobq.drop_queue('index', true)")

@@ -253,3 +253,24 @@ def rights(server: Cluster, report: Report) -> None:
             expect_equal(sqlstate(stranger, "CALL jobq.claim_wait('rights')"), "42501", "a stranger's call")
         root.execute("SELECT jobq.revoke_access('waiter', 'worker'); DROP ROLE waiter; REVOKE USAGE ON SCHEMA jobq FROM stranger; "
                      "DROP ROLE stranger; SELECT jobq.drop_queue('rights', true)")
+
+
+@scene("a paused queue of which nothing is known, with somebody waiting: the maintainer sleeps between its ticks")
+def paused_and_unknown(server: Cluster, report: Report) -> None:
+    with connect(server) as root, Background() as background:
+        root.execute("SELECT jobq.create_queue('unknown'), jobq.pause('unknown')")
+        waiter = Waiter(server, background, "unknown", wait="2 s")
+        asleep(root, 1)
+        switches = ("SELECT (string_to_array(pg_read_file('/proc/' || pid || '/status'), 'voluntary_ctxt_switches:'))[2]::text "
+                    "FROM pg_stat_activity WHERE backend_type = 'jobq maintainer' AND datname = current_database()")
+
+        def count() -> int:
+            return int((scalar(root, switches) or "0").split()[0])
+
+        before, start = count(), time.monotonic()
+        expect_equal(waiter.jobs(), [], "jobs of a paused queue")
+        rounds = (count() - before) / (time.monotonic() - start)
+        # One tick each 100 ms here, with a few sleeps each; a loop makes many thousands.
+        report.note(f"sleeps of the maintainer a second: {rounds:.0f}")
+        expect(rounds < 500, "the maintainer runs in circles")
+        root.execute("SELECT jobq.drop_queue('unknown', true)")

@@ -285,8 +285,8 @@ pub fn heartbeat(call: &Call) -> Outcome {
             None => Err(refusal(session, id, lease, sign.now)?),
         })?,
     };
-    if let Some(length_ms) = sign.lease_ms {
-        pg::leases::extended(&pg::leases::key(id), lease, length_ms);
+    if pg::leases::attached() {
+        pg::leases::kept_by_row(&pg::leases::key(id), lease, &pg::leases::sign(sign.now, sign.lease_ms, sign.progress));
     }
     Ok(Answer::Bool(!cancel_requested))
 }
@@ -304,25 +304,34 @@ fn keep_in_memory(id: Uuid, lease: i64, sign: &Sign) -> Result<Option<bool>, Err
     match pg::leases::keep(&key, lease, &beat) {
         Kept::Yes { cancel_requested } => return Ok(Some(cancel_requested)),
         Kept::No => return Ok(None),
+        Kept::Released => {
+            return Err(Error::LeaseLost { id, now: "The session that the job was bound to has ended.".into() });
+        }
         Kept::Unsure => {
-            let Some(held) = store::direct::held(id, lease)?.flatten() else { return Ok(None) };
+            let Some(held) = store::direct::held(id, lease)?.flatten() else {
+                pg::leases::end(&key, lease);
+                return Ok(None);
+            };
             pg::leases::looked(&key, lease, beat.cancels, held.cancel_requested);
             return Ok(Some(held.cancel_requested));
         }
         Kept::Missing => {}
     }
     let Some(held) = store::direct::held(id, lease)?.flatten() else { return Ok(None) };
-    let is_plain = sign.lease_ms.is_none_or(|ms| ms <= held.lease_ms) && held.expires_at.ms_since(Timestamp::now()) > MARGIN_MS;
+    let is_plain = sign.lease_ms.is_none_or(|ms| ms <= held.lease_ms)
+        && held.expires_at.ms_since(Timestamp::now()) > MARGIN_MS
+        // A claim that is not committed yet.
+        && !held.is_own;
     if !is_plain || !pg::leases::add(&key, lease, &beat, held.lease_ms, held.progress) {
         return Ok(None);
     }
     // Was it ended before it had its place? Afterwards whoever ends it finds the place.
     match store::direct::held(id, lease)?.flatten() {
-        Some(held) => {
+        Some(held) if held.expires_at > Timestamp::now() => {
             pg::leases::looked(&key, lease, beat.cancels, held.cancel_requested);
             Ok(Some(held.cancel_requested))
         }
-        None => {
+        _ => {
             pg::leases::end(&key, lease);
             Ok(None)
         }
@@ -338,15 +347,18 @@ pub fn heartbeat_many(call: &Call) -> Outcome {
         return Ok(Answer::Null);
     }
     let now = Timestamp::now();
-    let mut held: HashMap<Uuid, bool> = HashMap::new();
+    let (mut held, mut lost): (HashMap<Uuid, bool>, HashSet<Uuid>) = Default::default();
     let sign = Sign { now, lease_ms, progress: None, note: Param::NULL };
     for (id, lease) in ids.iter().zip(&leases) {
-        if let Some(cancel_requested) = keep_in_memory(*id, *lease, &sign)? {
-            held.insert(*id, cancel_requested);
+        match keep_in_memory(*id, *lease, &sign) {
+            Ok(Some(cancel_requested)) => _ = held.insert(*id, cancel_requested),
+            Ok(None) => {}
+            Err(Error::LeaseLost { .. }) => _ = lost.insert(*id),
+            Err(other) => return Err(other),
         }
     }
     let (rest, their_leases): (Vec<Uuid>, Vec<i64>) =
-        ids.iter().copied().zip(leases.iter().copied()).filter(|(id, _)| !held.contains_key(id)).unzip();
+        ids.iter().copied().zip(leases.iter().copied()).filter(|(id, _)| !held.contains_key(id) && !lost.contains(id)).unzip();
     if !rest.is_empty() {
         held.extend(heartbeats_in_rows(&rest, &their_leases, now, lease_ms)?);
     }
@@ -366,9 +378,10 @@ fn heartbeats_in_rows(ids: &[Uuid], leases: &[i64], now: Timestamp, lease_ms: Op
         }
         Ok(held)
     })?;
-    if let Some(length_ms) = lease_ms {
+    if pg::leases::attached() {
+        let sign = pg::leases::sign(now, lease_ms, None);
         for (id, lease) in ids.iter().zip(leases).filter(|(id, _)| held.contains_key(*id)) {
-            pg::leases::extended(&pg::leases::key(*id), *lease, length_ms);
+            pg::leases::kept_by_row(&pg::leases::key(*id), *lease, &sign);
         }
     }
     Ok(held)

@@ -77,11 +77,14 @@ fn wait_for(session: &mut Session, wanted: &Wanted, wait_ms: i64) -> Result<Vec<
             return Ok(jobs);
         }
         session.commit();
-        let may_sleep = in_line && settings::dispatch() && waiting::may_sleep();
+        // A job that falls due is the maintainer's to wake for; should it be away, this session looks a second later.
+        let sleep_ms = if in_line && settings::dispatch() { waiting::may_sleep_ms() } else { None };
+        let sleep_ms = sleep_ms.map(|ms| ms.saturating_add(LOOK_MS).min(SLEEP_MAX_MS));
+        let may_sleep = sleep_ms.is_some();
         let longest_ms = if in_line { SLEEP_MAX_MS } else { LOOK_MS };
         nap_ms = if may_sleep { NAP_MS } else { nap_ms.saturating_mul(2).min(longest_ms) };
-        let woken = sleep_until_woken(session, &patience, if may_sleep { SLEEP_MAX_MS } else { nap_ms });
-        overslept = may_sleep && !woken;
+        let woken = sleep_until_woken(session, &patience, sleep_ms.unwrap_or(nap_ms));
+        overslept = may_sleep && !woken && patience.left_ms() > 0;
     }
 }
 

@@ -6,7 +6,7 @@
 use super::maintainer;
 use crate::clock::Timestamp;
 use crate::pg::process::{self, Database, bare_transaction};
-use crate::pg::shmem;
+use crate::pg::{leases, shmem};
 use crate::settings;
 use pgrx::pg_sys;
 use std::collections::HashMap;
@@ -74,7 +74,9 @@ impl Launcher {
         }
         let databases = bare_transaction(c"list databases", process::databases)?;
         self.visits.retain(|oid, _| databases.iter().any(|database| database.oid.to_u32() == *oid));
-        shmem::keep_only(|oid| databases.iter().any(|database| database.oid.to_u32() == oid));
+        let exists = |oid| databases.iter().any(|database| database.oid.to_u32() == oid);
+        shmem::keep_only(exists);
+        leases::keep_only(exists);
         for database in databases.iter().filter(|database| database.usable && settings::serves(&database.name)) {
             self.visit(database)?;
         }

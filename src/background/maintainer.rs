@@ -238,6 +238,7 @@ pub fn run_once(session: &Session) -> Result<usize, Error> {
         retention::empty_partitions(session)?;
     }
     retention::delete_expired(session)?;
+    rescue::release(session)?;
     rescue::forget_stray_leases(session)?;
     store::candidates::Sweep::begin().run()?;
     Ok(rescued.saturating_add(late))

@@ -14,6 +14,8 @@ const PAUSE_FACTOR: i64 = 10;
 
 /// A sweep that is asked for comes at once, but not more often than this.
 const REST_MICROS: i64 = 100_000;
+/// Jobs that fall due are looked for no more often than this.
+const MOMENT_MICROS: i64 = 1_000;
 /// Refills in one go; other duties wait.
 const REFILLS: usize = 16;
 
@@ -40,8 +42,9 @@ impl Proposals {
         loop {
             let now = server::monotonic_micros();
             let dispatch = settings::dispatch();
-            let due_in =
-                stripes::next_due().filter(|_| dispatch).map_or(i64::MAX, |due| due.saturating_sub(server::wall_clock_micros()));
+            // What is due was offered just now.
+            let due = stripes::next_due().filter(|_| dispatch);
+            let due_in = due.map_or(i64::MAX, |due| due.saturating_sub(server::wall_clock_micros()).max(MOMENT_MICROS));
             let sweep_in = if dispatch && self.is_asked_to_sweep(slot) { self.rest_until.saturating_sub(now) } else { i64::MAX };
             let left = until.saturating_sub(now).min(due_in).min(sweep_in).min(other());
             if left <= 0 || (dispatch && !self.in_vain && is_low()) {

@@ -27,9 +27,7 @@ impl Releases {
         }
         let left = transaction(c"release", rescue::release)?;
         if left == 0 {
-            // Perhaps those of another database.
             self.tries = 0;
-            self.pause(PAUSES_MS.first().copied().unwrap_or(TICK_MS));
         } else {
             self.pause(PAUSES_MS.get(self.tries).copied().unwrap_or(TICK_MS));
             self.tries = self.tries.saturating_add(1);

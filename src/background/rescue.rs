@@ -1,6 +1,7 @@
 //! The duty that takes jobs from lost workers and ends overdue attempts. Also behind `jobq.rescue_zombies`.
 
 use crate::clock::Timestamp;
+use crate::dispatch::leases::JobKey;
 use crate::error::Error;
 use crate::pg::spi::{Param, Session};
 use crate::rules::backoff::Backoff;
@@ -43,33 +44,42 @@ fn end_all(session: &Session, found: &[Zombie], now: Timestamp, slot: i16) -> Re
     Ok(found.len())
 }
 
-/// Takes back the jobs of sessions that have ended: how many are left, locked by somebody.
+/// Takes back the jobs of sessions that have ended, some at a time: how many are left, locked by somebody or for the next time.
 pub fn release(session: &Session) -> Result<usize, Error> {
-    let released = pg::leases::list(true);
-    let (ids, leases): (Vec<Uuid>, Vec<i64>) = released.iter().copied().unzip();
+    const BATCH: usize = 200;
+    let mut released = pg::leases::list(true);
+    let later = released.split_off(released.len().min(BATCH)).len();
+    if released.is_empty() {
+        return Ok(0);
+    }
+    let (ids, leases): (Vec<Uuid>, Vec<i64>) = released.iter().map(|(key, lease)| (Uuid::from_u128(key.id), *lease)).unzip();
     let now = Timestamp::now();
     let found = store::maintenance::released(session, &ids, &leases)?;
     if !found.is_empty() {
         let slot = ring::slot(now.0, ring::width_days(store::queues::longest_retention_ms(session)?));
         end_all(session, &found, now, slot)?;
     }
-    let done = |id: &Uuid| found.iter().any(|zombie| zombie.id == *id);
-    forget_ended(session, released.into_iter().filter(|(id, _)| !done(id)).collect())
+    let done: HashSet<u128> = found.iter().map(|zombie| zombie.id.as_u128()).collect();
+    released.retain(|(key, _)| !done.contains(&key.id));
+    forget_ended(session, released).map(|left| left.saturating_add(later))
 }
 
-/// Frees the places of leases that have ended without a word: how many have not.
+/// Frees the places of leases that have ended without a word.
 pub fn forget_stray_leases(session: &Session) -> Result<usize, Error> {
     forget_ended(session, pg::leases::list(false)).map(|_| 0)
 }
 
-fn forget_ended(session: &Session, listed: Vec<(Uuid, i64)>) -> Result<usize, Error> {
+/// How many have not ended.
+fn forget_ended(session: &Session, listed: Vec<(JobKey, i64)>) -> Result<usize, Error> {
     if listed.is_empty() {
         return Ok(0);
     }
-    let (ids, leases): (Vec<Uuid>, Vec<i64>) = listed.iter().copied().unzip();
-    let held: HashSet<Uuid> = store::maintenance::still_held(session, &ids, &leases)?.into_iter().collect();
-    for (id, lease) in listed.iter().filter(|(id, _)| !held.contains(id)) {
-        pg::leases::end(&pg::leases::key(*id), *lease);
+    let (ids, leases): (Vec<Uuid>, Vec<i64>) = listed.iter().map(|(key, lease)| (Uuid::from_u128(key.id), *lease)).unzip();
+    let held: HashSet<u128> = store::maintenance::still_held(session, &ids, &leases)?.iter().map(Uuid::as_u128).collect();
+    let here = pg::leases::key(Uuid::nil()).installation;
+    // Those of an installation that was dropped are gone, too.
+    for (key, lease) in listed.iter().filter(|(key, _)| key.installation != here || !held.contains(&key.id)) {
+        pg::leases::end(key, *lease);
     }
     Ok(held.len())
 }

@@ -61,6 +61,8 @@ pub enum Kept {
     Unsure,
     /// It is for the row to say.
     No,
+    /// The session that it was bound to has ended.
+    Released,
     /// The lease has no place.
     Missing,
 }
@@ -121,9 +123,15 @@ impl Leases<'_> {
         self.at(n).filter(|place| place.lease == lease)
     }
 
-    /// Gives a lease a place, that of an older lease of the job if there is one. False: none is free.
+    /// Gives a lease a place, that of an older lease of the job if there is one. False: none is free, or this lease or a later one has
+    /// a place.
     pub fn add(&mut self, new: Lease) -> bool {
-        self.forget(&new.key);
+        if let Some(n) = self.number(&new.key) {
+            if self.at(n).is_some_and(|place| place.lease >= new.lease) {
+                return false;
+            }
+            self.forget(&new.key);
+        }
         let n = match self.used.first_free {
             0 if (self.used.touched as usize) < self.places.len() => {
                 self.used.touched = self.used.touched.saturating_add(1);
@@ -184,7 +192,10 @@ impl Leases<'_> {
     pub fn keep(&mut self, key: &JobKey, lease: i64, sign: &Sign) -> Kept {
         let Some(place) = self.find(key, lease) else { return Kept::Missing };
         let length_ms = sign.length_ms.unwrap_or(place.length_ms);
-        if place.rescuer != 0 || place.released || length_ms > place.length_ms {
+        if place.released {
+            return Kept::Released;
+        }
+        if place.rescuer != 0 || length_ms > place.length_ms {
             return Kept::No;
         }
         place.expires_at = place.expires_at.max(sign.now.saturating_add(length_ms.saturating_mul(1_000)));
@@ -205,12 +216,14 @@ impl Leases<'_> {
         rescuer: i32,
     ) -> bool {
         let Some(place) = self.find(key, lease) else {
-            // By its row the lease may hold still: a first heartbeat must not count on that.
-            if !expired {
-                self.add(Lease { key: *key, lease, rescuer, reserved: true, ..Lease::default() });
-            }
+            // A first heartbeat must not give it one meanwhile.
+            self.add(Lease { key: *key, lease, rescuer, reserved: true, ..Lease::default() });
             return true;
         };
+        // Somebody else is at it: what becomes of it shows when he is done.
+        if place.rescuer != 0 && place.rescuer != rescuer {
+            return false;
+        }
         let silent = not_seen_since.is_some_and(|since| place.seen_at < since);
         let expired = expired && place.expires_at <= now;
         if !expired && !silent && !place.released {
@@ -227,6 +240,15 @@ impl Leases<'_> {
             place.rescuer = 0;
             if place.reserved {
                 let key = place.key;
+                self.forget(&key);
+            }
+        }
+    }
+
+    /// Frees the places of jobs for which this is so.
+    pub fn forget_all(&mut self, gone: impl Fn(&JobKey) -> bool) {
+        for n in 1..=self.used.touched {
+            if let Some(key) = self.at(n).filter(|place| place.lease != 0 && gone(&place.key)).map(|place| place.key) {
                 self.forget(&key);
             }
         }

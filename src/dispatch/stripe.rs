@@ -32,6 +32,8 @@ pub struct Entry {
     /// Somebody was asked to refill it since the last refill began.
     asked: bool,
     line: Line,
+    /// There were more to wake than could be: those who were will see to it.
+    unwoken: bool,
 }
 
 impl Entry {
@@ -44,6 +46,7 @@ impl Entry {
         looked_at: 0,
         asked: false,
         line: Line::EMPTY,
+        unwoken: false,
     };
 }
 
@@ -240,10 +243,11 @@ impl Stripe<'_> {
 
     /// Wakes the first waiter that is `fit`; false when there is none.
     fn wake(&mut self, at: usize, fit: impl Fn(&Waiter) -> bool) -> bool {
+        let Some(entry) = self.entries.get_mut(at) else { return false };
         if self.wakes.is_full() {
+            entry.unwoken |= entry.line.count > 0;
             return false;
         }
-        let Some(entry) = self.entries.get_mut(at) else { return false };
         let woken = Room { waiters: self.waiters, places: self.places }.wake(&mut entry.line, fit);
         if let Some(owner) = woken {
             self.wakes.add(owner);
@@ -271,7 +275,14 @@ impl Stripe<'_> {
             }
             is_his
         });
+        self.wake_the_rest(at);
         rejoined == Some(true)
+    }
+
+    fn wake_the_rest(&mut self, at: usize) {
+        if self.entries.get_mut(at).is_some_and(|entry| std::mem::take(&mut entry.unwoken)) {
+            self.wake_for_anything(at);
+        }
     }
 
     /// Was he woken since he last took up his place?
@@ -288,6 +299,7 @@ impl Stripe<'_> {
             }
             was_woken
         });
+        self.wake_the_rest(at);
         self.pass_on(at, was_woken == Some(true));
     }
 
@@ -313,13 +325,18 @@ impl Stripe<'_> {
                 }
             }
         }
+        // There is more than can be looked at.
+        self.wake(at, |_| true);
     }
 
     /// May somebody wait to be woken who joined the line, then looked everywhere, and found nothing? Whatever comes later wakes him,
     /// but for jobs that fall due and that nobody knows of.
-    pub fn may_wait(&mut self, at: usize, now: i64) -> bool {
+    /// Until when he may sleep although nobody wakes him.
+    pub fn may_wait(&mut self, at: usize, now: i64) -> Option<i64> {
         let now = self.clock(at, now);
-        self.entries.get(at).is_some_and(|entry| entry.due.horizon().run_at > now)
+        let (due, pool) = self.parts(at, Side::Due)?;
+        let behind = due.horizon().run_at;
+        (behind > now).then(|| behind.min(due.first_run_at(&pool).unwrap_or(i64::MAX)))
     }
 
     /// The database of the queue at a place.
@@ -340,8 +357,10 @@ impl Stripe<'_> {
         self.entries.get(at).filter(|entry| entry.line.count > 0)?;
         let now = self.clock(at, now);
         self.move_due(at, now);
+        let is_known = self.entries.get(at).is_some_and(|entry| entry.ready.horizon() > Key::MIN);
         let (due, pool) = self.parts(at, Side::Due)?;
-        let until = due.first_run_at(&pool).unwrap_or(i64::MAX).min(due.horizon().run_at);
+        let behind = if is_known { due.horizon().run_at } else { i64::MAX };
+        let until = due.first_run_at(&pool).unwrap_or(i64::MAX).min(behind);
         (until < i64::MAX).then_some(until)
     }
 
@@ -458,7 +477,9 @@ impl Stripe<'_> {
         if side == Side::Due && from.run_at <= now {
             entry.ready.let_go(Key::MIN);
             from = Key { rank: 0, run_at: now.saturating_add(1), id: 0 };
+            self.wake_for_anything(at);
         }
+        let entry = self.entries.get_mut(at)?;
         entry.asked = false;
         self.counts.refills = number;
         Some((number, from))

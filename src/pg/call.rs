@@ -218,6 +218,14 @@ fn datum_of(answer: Answer) -> Option<pg_sys::Datum> {
     }
 }
 
+/// Raises an error where no function's entry does it: no Rust value that needs to be dropped may be alive in any frame above the
+/// server's.
+pub(super) fn raise(refusal: Error) -> ! {
+    let data = raisable(&Raised::from(refusal));
+    // SAFETY: made from palloc'd strings.
+    unsafe { ThrowErrorData(data) }
+}
+
 unsafe extern "C-unwind" {
     // Postgres's own, without pgrx's guard around it: the guard would read the SQLSTATE back through its closed list.
     fn ThrowErrorData(edata: *mut pg_sys::ErrorData) -> !;

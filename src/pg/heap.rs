@@ -520,7 +520,7 @@ impl Scan<'_> {
             let tuple = pg_sys::ExecFetchSlotHeapTuple(self.slot, false, null_mut());
             let mut values = Values::default();
             pg_sys::heap_deform_tuple(tuple, self.descriptor, values.datums.as_mut_ptr(), values.nulls.as_mut_ptr());
-            Row { values, place: (*tuple).t_self, scan: PhantomData }
+            Row { values, place: (*tuple).t_self, writer: (*(*tuple).t_data).t_choice.t_heap.t_xmin, scan: PhantomData }
         }
     }
 }

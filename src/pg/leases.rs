@@ -113,7 +113,8 @@ pub fn sign(now: Timestamp, length_ms: Option<i64>, progress: Option<f64>) -> Si
 }
 
 pub fn keep(key: &JobKey, lease: i64, sign: &Sign) -> Kept {
-    with(part_of(key), |leases| leases.keep(key, lease, sign)).unwrap_or(Kept::No)
+    // Counted under the lock: who takes a job away without a word for its place counts before he gives up his mark.
+    with(part_of(key), |leases| leases.keep(key, lease, &Sign { cancels: shmem::cancels(), ..*sign })).unwrap_or(Kept::No)
 }
 
 /// The row was read after `cancels` was: was cancellation asked for?
@@ -125,15 +126,26 @@ pub fn looked(key: &JobKey, lease: i64, cancels: u32, cancel_requested: bool) {
     });
 }
 
-/// The row now holds the lease for this length, from now on.
-pub fn extended(key: &JobKey, lease: i64, length_ms: i64) {
-    let until = server::monotonic_micros().saturating_add(length_ms.saturating_mul(1_000));
-    with(part_of(key), |leases| {
-        if let Some(place) = leases.find(key, lease) {
-            place.length_ms = place.length_ms.max(length_ms);
-            place.expires_at = place.expires_at.max(until);
-        }
+/// This transaction has written a heartbeat to the row: what the place says must not be behind it. A longer length counts from the
+/// commit on.
+pub fn kept_by_row(key: &JobKey, lease: i64, sign: &Sign) {
+    let found = with(part_of(key), |leases| {
+        let Some(place) = leases.find(key, lease) else { return false };
+        let length_ms = sign.length_ms.unwrap_or(place.length_ms);
+        place.expires_at = place.expires_at.max(sign.now.saturating_add(length_ms.saturating_mul(1_000)));
+        place.seen_at = place.seen_at.max(sign.seen_at);
+        place.progress = sign.progress.unwrap_or(place.progress);
+        true
     });
+    // SAFETY: a read of this backend's transaction state.
+    let subtransaction = unsafe { pg_sys::GetCurrentSubTransactionId() };
+    if let (Some(true), Some(length_ms)) = (found, sign.length_ms) {
+        let mine = mine();
+        if let Some(place) = mine.longer.get_mut(mine.longer_count) {
+            *place = (*key, lease, length_ms, subtransaction);
+            mine.longer_count = mine.longer_count.saturating_add(1);
+        }
+    }
 }
 
 /// Gives a lease a place, after its first heartbeat; false when none is free.
@@ -148,7 +160,12 @@ pub fn add(key: &JobKey, lease: i64, sign: &Sign, length_ms: i64, progress: f64)
         cancels: sign.cancels,
         ..Lease::default()
     };
-    with(part_of(key), |leases| leases.add(new)) == Some(true)
+    let kept = with(part_of(key), |leases| match leases.keep(key, lease, sign) {
+        Kept::Missing => leases.add(new),
+        Kept::Yes { .. } | Kept::Unsure => true,
+        Kept::No | Kept::Released => false,
+    });
+    kept == Some(true)
 }
 
 /// The lease is over.
@@ -179,28 +196,35 @@ pub fn is_lost(id: Uuid, lease: i64, expired: bool, not_seen_since: Option<Times
 
 /// What this transaction does to leases.
 struct Mine {
-    /// Leases it ends. Those that find no room stay until the maintainer finds them.
+    /// Leases it ends.
     ending: [(JobKey, i64, pg_sys::SubTransactionId); ENDING],
     ending_count: usize,
+    /// Leases it makes longer, and how long. Those that find no room stay as long as they were.
+    longer: [(JobKey, i64, i64, pg_sys::SubTransactionId); LONGER],
+    longer_count: usize,
     /// It claims jobs that are bound to this session.
     claiming: bool,
     /// It takes jobs away.
     rescuing: bool,
-    /// It cancels running jobs.
-    cancelling: bool,
+    /// It cancels running jobs, or takes them away without a word for their places: heartbeats are to look at their rows.
+    unsettling: bool,
 }
 
 const ENDING: usize = 256;
+const LONGER: usize = 64;
+const NO_JOB: JobKey = JobKey { database: 0, installation: 0, id: 0 };
 
 struct Cellar(UnsafeCell<Mine>);
 // SAFETY: a backend runs on one thread.
 unsafe impl Sync for Cellar {}
 static MINE: Cellar = Cellar(UnsafeCell::new(Mine {
-    ending: [(JobKey { database: 0, installation: 0, id: 0 }, 0, 0); ENDING],
+    ending: [(NO_JOB, 0, 0); ENDING],
     ending_count: 0,
+    longer: [(NO_JOB, 0, 0, 0); LONGER],
+    longer_count: 0,
     claiming: false,
     rescuing: false,
-    cancelling: false,
+    unsettling: false,
 }));
 
 fn mine() -> &'static mut Mine {
@@ -220,12 +244,14 @@ pub fn ends(id: Uuid, lease: i64) {
     if let Some(place) = mine.ending.get_mut(mine.ending_count) {
         *place = (key, lease, subtransaction);
         mine.ending_count = mine.ending_count.saturating_add(1);
+    } else {
+        mine.unsettling = true;
     }
 }
 
-/// This transaction asks for the cancellation of a running job.
-pub fn cancels_one() {
-    mine().cancelling = attached();
+/// This transaction asks for the cancellation of running jobs, or deletes them.
+pub fn unsettles() {
+    mine().unsettling = attached();
 }
 
 /// Binds a job that is being claimed to this session. 53400 when no place is free.
@@ -279,7 +305,15 @@ pub(super) fn transaction_ends(committed: bool) {
         for (key, lease, _) in mine.ending.iter().take(mine.ending_count) {
             end(key, *lease);
         }
-        if mine.cancelling {
+        for (key, lease, length_ms, _) in mine.longer.iter().take(mine.longer_count) {
+            with(part_of(key), |leases| {
+                if let Some(place) = leases.find(key, *lease) {
+                    place.length_ms = place.length_ms.max(*length_ms);
+                }
+            });
+        }
+        // Before the marks of a rescue are given up.
+        if mine.unsettling {
             shmem::count_cancel();
         }
     }
@@ -292,16 +326,36 @@ pub(super) fn transaction_ends(committed: bool) {
             with(n, |leases| leases.rescuer_is_done(me));
         }
     }
+    forget_transaction();
+}
+
+fn forget_transaction() {
+    let mine = mine();
     mine.ending_count = 0;
+    mine.longer_count = 0;
     mine.claiming = false;
     mine.rescuing = false;
-    mine.cancelling = false;
+    mine.unsettling = false;
+}
+
+/// What is prepared ends no lease yet. Raises 0A000 before a transaction is prepared whose end would have to be told to the leases.
+pub(super) fn before_prepare() {
+    let mine = mine();
+    if mine.claiming || mine.rescuing {
+        super::call::raise(Error::NotToBePrepared);
+    }
+}
+
+pub(super) fn transaction_is_prepared() {
+    forget_transaction();
 }
 
 pub(super) fn subtransaction_aborts(subtransaction: pg_sys::SubTransactionId) {
     let mine = mine();
     let kept = mine.ending.iter().take(mine.ending_count).position(|(_, _, ended_in)| *ended_in >= subtransaction);
     mine.ending_count = kept.unwrap_or(mine.ending_count);
+    let kept = mine.longer.iter().take(mine.longer_count).position(|(.., made_in)| *made_in >= subtransaction);
+    mine.longer_count = kept.unwrap_or(mine.longer_count);
     if mine.claiming {
         for n in 0..PARTS {
             with(n, |leases| leases.claims_end(server::backend_pid(), Some(subtransaction)));
@@ -309,21 +363,32 @@ pub(super) fn subtransaction_aborts(subtransaction: pg_sys::SubTransactionId) {
     }
 }
 
-/// Leases of this database: all, or those whose session has ended.
-pub fn list(released_only: bool) -> Vec<(Uuid, i64)> {
+/// Committed leases of this database: all, or those whose session has ended.
+pub fn list(released_only: bool) -> Vec<(JobKey, i64)> {
     let database = server::database_oid().to_u32();
     let mut found = Vec::with_capacity(settings::max_leases());
     for n in 0..PARTS {
         with(n, |leases| {
             let ours = leases.places.iter().filter(|place| place.lease != 0 && place.key.database == database);
-            let wanted = ours.filter(|place| place.released || !released_only);
-            found.extend(wanted.map(|place| (Uuid::from_u128(place.key.id), place.lease)));
+            let wanted = ours.filter(|place| place.released || !(released_only || place.claiming != 0 || place.reserved));
+            found.extend(wanted.map(|place| (place.key, place.lease)));
         });
     }
     found
 }
 
-/// Are there jobs, in any database, whose session has ended?
+/// Are there jobs in this database whose session has ended?
 pub fn any_released() -> bool {
-    (0..PARTS).any(|n| with(n, |leases| leases.used.released > 0) == Some(true))
+    let database = server::database_oid().to_u32();
+    let released = |leases: &mut Leases<'_>| {
+        leases.used.released > 0 && leases.places.iter().any(|place| place.released && place.key.database == database)
+    };
+    (0..PARTS).any(|n| with(n, released) == Some(true))
+}
+
+/// Frees the places of jobs of databases that are gone.
+pub fn keep_only(exists: impl Fn(u32) -> bool) {
+    for n in 0..PARTS {
+        with(n, |leases| leases.forget_all(|key| !exists(key.database)));
+    }
 }

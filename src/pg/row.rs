@@ -64,12 +64,19 @@ impl Values {
 pub struct Row<'s> {
     pub(super) values: Values,
     pub(super) place: pg_sys::ItemPointerData,
+    pub(super) writer: pg_sys::TransactionId,
     pub(super) scan: PhantomData<&'s ()>,
 }
 
 impl Row<'_> {
     fn datum(&self, column: usize) -> Option<pg_sys::Datum> {
         self.values.get(column.saturating_sub(1))
+    }
+
+    /// Is it of this transaction's own making?
+    pub fn is_own(&self) -> bool {
+        // SAFETY: a question about this backend's transaction.
+        unsafe { pg_sys::TransactionIdIsCurrentTransactionId(self.writer) }
     }
 
     /// The value as it is, to be put somewhere else while the row lives.

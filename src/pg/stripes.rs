@@ -275,13 +275,14 @@ pub fn let_go(key: &QueueKey, ready: Key, due: Key) {
 /// Forgets all queues of a database. Neither allocates nor raises.
 pub fn forget_database(database: u32) {
     for n in 0..STRIPES {
-        with(n, |stripe, _| {
-            for at in 0..QUEUES_PER_STRIPE {
+        // One at a time: of each queue somebody is to be woken.
+        for at in 0..QUEUES_PER_STRIPE {
+            with(n, |stripe, _| {
                 if stripe.database_at(at) == Some(database) {
                     stripe.remove(at);
                 }
-            }
-        });
+            });
+        }
     }
 }
 
@@ -314,10 +315,15 @@ pub fn end(refill: &Refill, rows: &[Candidate], next: Key) -> bool {
             }
         });
     }
-    let more = with(stripe_of(&refill.key), |stripe, _| {
-        stripe.find(&refill.key).is_some_and(|at| stripe.end(at, refill.side, refill.number, next))
-    });
-    more == Some(true)
+    let (more, timer) = with(stripe_of(&refill.key), |stripe, _| {
+        let Some(at) = stripe.find(&refill.key) else { return (false, i64::MAX) };
+        (stripe.end(at, refill.side, refill.number, next), stripe.timer(at))
+    })
+    .unwrap_or((false, i64::MAX));
+    if refill.side == Side::Due && timer < i64::MAX {
+        shmem::wake_maintainer(refill.key.database);
+    }
+    more
 }
 
 /// Gives a refill up. Neither allocates nor raises.
@@ -371,7 +377,14 @@ impl Standing {
     /// Joins the line for jobs of these kinds, of any when none are given; None when there is no place.
     pub fn join(key: &QueueKey, latch: *mut pg_sys::Latch, kinds: &[u32]) -> Option<Standing> {
         let owner = latch as usize as u64;
-        let n = with(stripe_of(key), |stripe, _| stripe.entry(key).and_then(|at| stripe.join(at, owner, kinds)))??;
+        let (n, timer) = with(stripe_of(key), |stripe, _| {
+            let at = stripe.entry(key)?;
+            stripe.join(at, owner, kinds).map(|n| (n, stripe.timer(at)))
+        })??;
+        // The maintainer sets no alarm for queues that nobody waits for.
+        if timer < i64::MAX {
+            shmem::wake_maintainer(key.database);
+        }
         Some(Standing { key: *key, n, owner })
     }
 
@@ -391,9 +404,10 @@ impl Standing {
     }
 
     /// May he who has just looked everywhere and found nothing go to sleep?
-    pub fn may_wait(&self) -> bool {
+    /// Until when, although nobody wakes him.
+    pub fn may_wait(&self) -> Option<i64> {
         let now = server::wall_clock_micros();
-        self.in_line(|stripe, at| stripe.may_wait(at, now)).unwrap_or(false)
+        self.in_line(|stripe, at| stripe.may_wait(at, now))?
     }
 
     fn in_line<T>(&self, body: impl FnOnce(&mut Stripe<'_>, usize) -> T) -> Option<T> {

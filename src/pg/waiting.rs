@@ -61,9 +61,10 @@ pub fn is_woken() -> bool {
     standing().iter().any(Standing::is_woken)
 }
 
-/// It has looked since it joined, and found nothing: may it sleep until it is woken?
-pub fn may_sleep() -> bool {
-    standing().iter().all(Standing::may_wait)
+/// It has looked since it joined, and found nothing: how many ms may it sleep until it is woken? None: not at all.
+pub fn may_sleep_ms() -> Option<i64> {
+    let until = standing().iter().map(Standing::may_wait).min()??;
+    Some(until.saturating_sub(server::wall_clock_micros()).max(0) / 1_000)
 }
 
 /// Leaves all lines; whatever is there is for the next ones. Neither allocates nor raises.

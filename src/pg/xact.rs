@@ -82,6 +82,7 @@ unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _: *mut c_voi
                 set_synchronous_commit_off();
             }
         }
+        pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => leases::before_prepare(),
         pg_sys::XactEvent::XACT_EVENT_COMMIT => {
             OPEN.claim_end.set(0);
             leases::transaction_ends(true);
@@ -100,8 +101,7 @@ unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _: *mut c_voi
         pg_sys::XactEvent::XACT_EVENT_PREPARE => {
             OPEN.claim_end.set(0);
             OPEN.announce.set(false);
-            // Leases that it ends keep their places until the maintainer finds them; bound claims stand.
-            leases::transaction_ends(true);
+            leases::transaction_is_prepared();
             notes::transaction_is_prepared();
         }
         _ => {}

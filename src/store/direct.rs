@@ -383,13 +383,12 @@ fn take(
     }
     if claim.bound {
         changes.push((job::bound, true.into()));
-        leases::bind(row.uuid(job::id).unwrap_or_default(), lease, lease_ms, claim.now)?;
     }
     if !jobs.update_if_free(row, &changes)? {
-        if claim.bound {
-            leases::end(&leases::key(row.uuid(job::id).unwrap_or_default()), lease);
-        }
         return Ok(false);
+    }
+    if claim.bound {
+        leases::bind(row.uuid(job::id).unwrap_or_default(), lease, lease_ms, claim.now)?;
     }
     sink.put(&[
         row.value(job::id),
@@ -440,6 +439,8 @@ pub struct Held {
     pub lease_ms: i64,
     pub expires_at: Timestamp,
     pub progress: f64,
+    /// Written by this very transaction.
+    pub is_own: bool,
 }
 
 /// What the row of a lease says; inner None when the lease is stale. Nothing is locked.
@@ -452,6 +453,7 @@ pub fn held(id: Uuid, lease: i64) -> Result<Option<Option<Held>>, Error> {
             lease_ms: row.bigint(job::lease_ms).unwrap_or(0),
             expires_at: row.timestamp(job::lease_expires_at).unwrap_or(NEVER),
             progress: row.double(job::progress).unwrap_or(-1.0),
+            is_own: row.is_own(),
         })))
     })
 }

@@ -47,7 +47,7 @@ pub fn released(session: &Session, ids: &[Uuid], leases: &[i64]) -> Result<Vec<Z
 /// Those of the jobs that are held under these leases.
 pub fn still_held(session: &Session, ids: &[Uuid], leases: &[i64]) -> Result<Vec<Uuid>, Error> {
     statement!(HELD, "still_held", [UuidArray, BigIntArray]);
-    let rows = session.run(&HELD, &[ids.into(), leases.into()])?;
+    let rows = session.look_at_the_latest(&HELD, &[ids.into(), leases.into()])?;
     Ok((0..rows.count()).filter_map(|row| rows.uuid(row, 1)).collect())
 }
 

@@ -70,7 +70,7 @@ pub fn note_left_alone(session: &Session, ids: &[Uuid]) -> Result<(), Error> {
 pub fn request_cancel(session: &Session, id: Uuid) -> Result<(), Error> {
     statement!(REQUEST, "request_cancel", [Uuid]);
     session.run(&REQUEST, &[id.into()])?;
-    leases::cancels_one();
+    leases::unsettles();
     Ok(())
 }
 

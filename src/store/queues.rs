@@ -4,8 +4,8 @@ use super::statement;
 use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::pg::datum::Jsonb;
-use crate::pg::notes;
 use crate::pg::spi::{Param, Session};
+use crate::pg::{leases, notes};
 use crate::rules::names::DEFAULT_QUEUE;
 
 /// What enqueue and claim need of a queue.
@@ -136,6 +136,7 @@ pub fn count_unfinished(session: &Session, id: i32) -> Result<i64, Error> {
 pub fn drop(session: &Session, id: i32, now: Timestamp, force: bool) -> Result<i64, Error> {
     statement!(DROP, "drop_queue", [Int, Timestamp, Bool]);
     notes::forget(&notes::key(id));
+    leases::unsettles();
     Ok(session.run(&DROP, &[id.into(), now.into(), force.into()])?.bigint(0, 1).unwrap_or(0))
 }
 

@@ -88,7 +88,9 @@ impl World {
                 || session.claim.is_some()
                 || session.refill.is_some()
                 || session.sweep.is_some();
-            let is_awake = session.waiting.as_ref().is_some_and(|waiting| waiting.stage != WaitStage::Asleep || session.latch);
+            let is_awake = session.waiting.as_ref().is_some_and(|waiting| {
+                waiting.stage != WaitStage::Asleep || session.latch || self.now >= waiting.until
+            });
             !is_at_work && !is_awake
         })
     }
@@ -118,7 +120,7 @@ impl World {
         later.sessions.iter().enumerate().find_map(|(who, session)| {
             let waiting = session.waiting.as_ref()?;
             let mut left = later.offered(waiting.queue, waiting.kinds, later.now);
-            let left = left.find(|job| !later.rows[job.row()].was_stranded)?;
+            let left = left.find(|job| !later.rows[job.row()].is_quiet)?;
             Some(format!("s{who} sleeps, {} is ready for it, and nobody is awake to look", show(&left)))
         })
     }

@@ -65,8 +65,8 @@ pub struct Row {
     pub holder: Option<u8>,
     /// Made ready by somebody who tells nobody: until a sweep has offered it.
     pub untold: bool,
-    /// It was ahead of its time because the clock was set back: nobody is woken when its time has come.
-    pub was_stranded: bool,
+    /// Nobody is woken for it: it was ahead of its time because the clock was set back, or stands behind the horizon untold (K7).
+    pub is_quiet: bool,
 }
 
 /// What a refill or a sweep reads.

@@ -26,6 +26,7 @@ pub struct EntryView {
     pub looked_at: u64,
     asked: bool,
     pub line: Line,
+    unwoken: bool,
 }
 
 #[repr(C)]

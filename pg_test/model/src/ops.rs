@@ -65,7 +65,7 @@ impl World {
             Op::Wait { queue, kinds } => {
                 let stage = if off(Rule::W1) { WaitStage::Look } else { WaitStage::Join };
                 self.sessions[who].waiting =
-                    Some(Waiting { queue, kinds, place: None, stage, is_over: false, ticket: Default::default() });
+                    Some(Waiting { queue, kinds, place: None, stage, is_over: false, ticket: Default::default(), until: i64::MAX });
             }
             Op::ForgetQueue(queue) => {
                 self.tx(who).notes.forget(queue);
@@ -188,7 +188,7 @@ impl World {
         }
         self.rows[row].committed = version;
         self.rows[row].untold = false;
-        self.rows[row].was_stranded = self.is_stranded(&version);
+        self.rows[row].is_quiet = self.is_stranded(&version);
         if self.is_stranded(&version) {
             self.leave_to_sweep(row);
         }
@@ -221,6 +221,7 @@ impl World {
             self.settle(change.version, committed, None);
             if self.rows[change.row as usize].committed.is_ready() {
                 self.leave_to_sweep(change.row as usize);
+                self.rows[change.row as usize].is_quiet = !off(Rule::K7);
             }
         }
     }

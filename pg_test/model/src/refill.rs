@@ -139,6 +139,9 @@ impl World {
                 sweep.parts.pop();
             }
             self.offer(who, queue, &read.rows);
+            for job in &read.rows {
+                self.rows[job.row()].is_quiet &= self.rows[job.row()].committed != *job;
+            }
         } else if let Some((queue, side, from, before)) = sweep.parts.last().copied() {
             let view: Vec<_> = self.rows.iter().map(|row| row.committed).collect();
             let read = match side {

@@ -64,6 +64,7 @@ rules! {
     K4 Nobody "jobs that somebody waits for, and that have fallen due unknown, are looked for whatever is known of the ready side",
     K5 Nobody "a job ahead of its time that is given another priority is ready under that one",
     K6 Nobody "a claim reads the index with the queue's clock, which a small step back does not set back",
+    K7 Nobody "what a prepared transaction has made ready behind the horizon wakes who sleeps, at the latest when a sweep has ended",
     W1 Model "join the line, then look",
     W2 Structures "who leaves because his time is over looks once more and passes the baton",
     W3 Structures "who leaves because he was cancelled passes the baton",

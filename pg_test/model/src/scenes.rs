@@ -146,6 +146,11 @@ pub fn scene(rule: Rule) -> World {
             let other = vec![Op::Claim { queue: 0, kinds: 1 << 3 }, COMMIT];
             world(&start, one_slot(&jobs), budget, &[other, wait(B)])
         }
+        Rule::K7 => {
+            let start = Start { ready: &[], known: &[READY, DUE] };
+            let prepared = vec![Op::Enqueue(0), PREPARE];
+            world(&start, Setup { refills: 0, ..setup(&[a]) }, none, &[prepared, wait(0), vec![Op::Sweep]])
+        }
         Rule::K2 => {
             let start = Start { ready: &[0, 1], known: BOTH };
             let jobs = [a, job(1, 0, 2, 0, 1), job(2, 0, 5, 0, 2)];

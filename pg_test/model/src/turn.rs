@@ -55,7 +55,7 @@ impl World {
         } else if session.sweep.is_some() {
             choices.push(Choice::Go(who));
         } else if let Some(waiting) = &session.waiting {
-            if waiting.stage != WaitStage::Asleep || session.latch {
+            if waiting.stage != WaitStage::Asleep || session.latch || self.now >= waiting.until {
                 choices.push(Choice::Go(who));
             }
             if waiting.stage == WaitStage::Asleep {
@@ -139,7 +139,7 @@ impl World {
         for row in 0..self.rows.len() {
             if self.is_stranded(&self.rows[row].committed) {
                 self.leave_to_sweep(row);
-                self.rows[row].was_stranded = true;
+                self.rows[row].is_quiet = true;
             }
         }
         self.say(None, || format!("the clock shows {}", now as f64 / SECOND as f64));

@@ -18,7 +18,7 @@ impl World {
             WaitStage::Decide => self.decide(who, waiting.is_over),
             WaitStage::Asleep => {
                 self.sessions[who].latch = false;
-                let is_woken = self.is_woken(who);
+                let is_woken = self.is_woken(who) || self.now >= waiting.until;
                 self.say(Some(who), || format!("looks at its latch, woken: {is_woken}"));
                 if is_woken {
                     self.waits(who, WaitStage::Join);
@@ -70,8 +70,11 @@ impl World {
         }
         let Some(waiting) = self.sessions[who].waiting.clone() else { return };
         let now = self.now;
-        let may_sleep =
-            waiting.place.is_some() && self.locked(waiting.queue, |stripe, at| stripe.may_wait(at, now)) == Some(true);
+        let until = waiting.place.and_then(|_| self.locked(waiting.queue, |stripe, at| stripe.may_wait(at, now)).flatten());
+        if let Some(waiting) = &mut self.sessions[who].waiting {
+            waiting.until = until.unwrap_or(i64::MAX);
+        }
+        let may_sleep = until.is_some();
         self.say(Some(who), || if may_sleep { "goes to sleep".into() } else { "naps".into() });
         self.waits(who, if may_sleep { WaitStage::Asleep } else { WaitStage::Nap });
     }

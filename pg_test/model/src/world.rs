@@ -193,6 +193,8 @@ pub struct Waiting {
     /// His time is over: he looks for the last time.
     pub is_over: bool,
     pub ticket: Mute<u64>,
+    /// Then he looks by himself.
+    pub until: i64,
 }
 
 #[derive(Clone, Copy, Hash, PartialEq, Eq, Debug)]
@@ -275,7 +277,7 @@ impl World {
             committed: Version { state: State::Absent, ..*job },
             holder: None,
             untold: false,
-            was_stranded: false,
+            is_quiet: false,
         });
         World {
             now: 100 * SECOND,
