@@ -41,6 +41,11 @@ def unit(major: int, log: Log) -> Outcome:
     return judged(code, cargo_counts(output))
 
 
+def model(major: int, log: Log) -> Outcome:
+    code, output = log.run([TESTS / "model" / "run"])
+    return judged(code, plain_counts(output))
+
+
 def backend(major: int, log: Log) -> Outcome:
     # The socket lives beside the data, and socket paths are short: not in scratch.
     folder = Path(tempfile.mkdtemp(prefix="jobq-backend-", dir="/tmp"))
@@ -160,6 +165,7 @@ def _without_pg() -> dict[str, str]:
 SUITES = [
     Suite("tidy", "format, lints, rules of the house, install script, dependencies", tidy.run, "source"),
     Suite("unit", "plain tests of what needs no server", unit, "source"),
+    Suite("model", "the dispatcher's protocol in simulation, and its rules taken away", model, "source"),
     Suite("backend", "#[pg_test] functions inside a server", backend, "backend"),
     Suite("regress", "SQL files against expected output (pg_regress)", regress, "server"),
     Suite("isolation", "races, step by step (isolationtester)", isolation, "server"),

@@ -3,7 +3,7 @@
 -- $7 when the server began to take writes.
 -- A job that has given no sign of life since the last start, promotion or jump of the clock is judged only once its grace has
 -- passed: its own lease length or $3, whichever is longer. An attempt gets its timeout anew from there. Row-locked jobs
--- are left for the next pass. Heartbeats keep leases in shared memory: _is_lost asks there, and has later heartbeats go to the row. What
+-- are left for the next pass. Heartbeats keep leases in shared memory: _is_kept asks there, and _is_lost also has later heartbeats go to the row. What
 -- was bound to a session before $7 has lost it with the server's last run.
 --
 -- Form: which jobs is decided without locks, then they are locked by id and everything is decided again. A row that turns out not
@@ -14,8 +14,8 @@ WITH suspect AS MATERIALIZED (
     WHERE j.state = 'r'
       AND ((j.lease_expires_at < $1 OR j.seen_at < $4)
            AND (j.seen_at >= $2 OR $2 + greatest($3, j.lease_ms) * interval '1 millisecond' < $1)
-           AND jobq._is_lost(j.id, j.lease, j.lease_expires_at < $1, $4)
-           OR j.bound AND j.claimed_at < $7 AND jobq._is_lost(j.id, j.lease, true, NULL)
+           AND NOT jobq._is_kept(j.id, j.lease, j.lease_expires_at < $1, $4)
+           OR j.bound AND j.claimed_at < $7 AND NOT jobq._is_kept(j.id, j.lease, true, NULL)
            OR $5 AND j.deadline_at < $1 AND j.deadline_at > '-infinity'
            AND (j.claimed_at >= $2 OR $2 + (j.deadline_at - j.claimed_at) < $1))
 )

@@ -32,6 +32,12 @@ pub fn progress(call: &Call) -> Outcome {
     Ok(Answer::Double(leases::known(id, lease).map(|known| known.2).filter(|progress| *progress >= 0.0).unwrap_or(by_row)))
 }
 
+/// `jobq._is_kept(id, lease, expired, not_seen_since)`
+pub fn is_kept(call: &Call) -> Outcome {
+    let (id, lease) = lease(call)?;
+    Ok(Answer::Bool(leases::is_kept(id, lease, required(call.boolean(2), "expired")?, call.timestamp(3))))
+}
+
 /// `jobq._is_lost(id, lease, expired, not_seen_since)`
 pub fn is_lost(call: &Call) -> Outcome {
     let (id, lease) = lease(call)?;

@@ -55,6 +55,7 @@ sql_functions! {
     jobq_seen_at => leases::seen_at,
     jobq_lease_expires_at => leases::lease_expires_at,
     jobq_progress => leases::progress,
+    jobq_is_kept => leases::is_kept,
     jobq_is_lost => leases::is_lost,
     jobq_version => inspect::version,
     jobq_installed => inspect::installed,

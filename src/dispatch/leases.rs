@@ -52,6 +52,15 @@ pub struct Lease {
     pub next: u32,
 }
 
+impl Lease {
+    /// Does it hold, although by its row it has ended (`expired`), or its holder has not been seen since then?
+    pub fn is_kept(&self, now: i64, expired: bool, not_seen_since: Option<i64>) -> bool {
+        let silent = not_seen_since.is_some_and(|since| self.seen_at < since);
+        let expired = expired && self.expires_at <= now;
+        !expired && !silent && !self.released && !self.reserved
+    }
+}
+
 /// What a heartbeat found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kept {
@@ -221,12 +230,7 @@ impl Leases<'_> {
             return true;
         };
         // Somebody else is at it: what becomes of it shows when he is done.
-        if place.rescuer != 0 && place.rescuer != rescuer {
-            return false;
-        }
-        let silent = not_seen_since.is_some_and(|since| place.seen_at < since);
-        let expired = expired && place.expires_at <= now;
-        if !expired && !silent && !place.released {
+        if place.is_kept(now, expired, not_seen_since) || (place.rescuer != 0 && place.rescuer != rescuer) {
             return false;
         }
         place.rescuer = rescuer;

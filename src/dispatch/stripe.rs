@@ -171,6 +171,9 @@ impl Stripe<'_> {
         if side == Side::Ready {
             // Whether or not it is kept: who waits for its kind may look behind the horizon.
             self.wake(at, |waiter| waiter.wants(candidate.kind));
+        } else if let Some((due, mut pool)) = self.parts(at, Side::Due) {
+            // The same job with another priority: this one is newer than what a reading may have brought.
+            due.remove(&mut pool, &candidate.due_key());
         }
         self.offer_to(at, side, candidate)
     }

@@ -185,6 +185,16 @@ pub fn known(id: Uuid, lease: i64) -> Option<(Timestamp, Timestamp, f64)> {
     })?
 }
 
+/// Does a lease hold that has ended by its row (`expired`), or whose holder by its row has not been seen since then?
+pub fn is_kept(id: Uuid, lease: i64, expired: bool, not_seen_since: Option<Timestamp>) -> bool {
+    let key = key(id);
+    let now = server::monotonic_micros();
+    let is_kept = |leases: &mut Leases<'_>| {
+        leases.find(&key, lease).is_some_and(|place| place.is_kept(now, expired, not_seen_since.map(|at| at.0)))
+    };
+    with(part_of(&key), is_kept) == Some(true)
+}
+
 /// Before the job is taken away whose lease has ended by its row (`expired`), or whose holder by its row has not been seen since then:
 /// is it lost?
 pub fn is_lost(id: Uuid, lease: i64, expired: bool, not_seen_since: Option<Timestamp>) -> bool {

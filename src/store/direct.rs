@@ -194,7 +194,8 @@ pub fn claim(names: &[String], claim: &Claim<'_>, sink: &RowSink) -> Result<Opti
         let dispatched = settings::dispatch() && stripes::attached() && !notes::has_made_ready();
         let mut claiming = Claiming { jobs, claim, sink, claimed: Claimed { count: 0, from_clock: true } };
         for queue in known.iter().filter(|queue| !queue.paused) {
-            let done = if dispatched { claiming.dispatched(queue)? } else { claiming.indexed(queue, dispatch::Key::MIN)? };
+            let done =
+                if dispatched { claiming.dispatched(queue)? } else { claiming.indexed(queue, dispatch::Key::MIN, i64::MIN)? };
             if !done && claiming.claimed.count == 0 {
                 return Ok(None);
             }
@@ -217,12 +218,14 @@ impl Claiming<'_> {
     }
 
     /// From the ready index, beginning with a key. False when it cannot be used now.
-    fn indexed(&mut self, queue: &Queue, from: dispatch::Key) -> Result<bool, Error> {
+    /// `clock`: what counts as now for the dispatcher, which may be a moment ahead of the clock.
+    fn indexed(&mut self, queue: &Queue, from: dispatch::Key, clock: i64) -> Result<bool, Error> {
         if self.is_done() {
             return Ok(true);
         }
         // Not the time before the locks were waited for.
         let now = Timestamp::now();
+        let due_by = Timestamp(now.0.max(clock));
         let Some(mut ready) = ReadyRows::open(self.jobs, queue.id, from) else { return Ok(false) };
         let key = stripes::key(self.jobs.oid(), queue.id);
         let memory = RowMemory::within_current();
@@ -230,7 +233,7 @@ impl Claiming<'_> {
         while !self.is_done() && ready.advance() {
             pg::server::check_for_interrupts();
             let row = ready.row();
-            if row.timestamp(job::run_at).is_none_or(|run_at| run_at > now) {
+            if row.timestamp(job::run_at).is_none_or(|run_at| run_at > due_by) {
                 let priority = row.int(job::priority).unwrap_or(i32::MAX);
                 ready.skip_priority(priority);
                 continue;
@@ -261,11 +264,11 @@ impl Claiming<'_> {
             pg::server::check_for_interrupts();
             let left = usize::try_from(self.claim.batch.saturating_sub(self.claimed.count)).unwrap_or(1);
             let Some(taken) = stripes::take(&key, left, kinds.as_deref()) else {
-                return self.indexed(queue, dispatch::Key::MIN);
+                return self.indexed(queue, dispatch::Key::MIN, i64::MIN);
             };
             if !taken.candidates.is_empty() {
                 if !self.candidates(queue, &key, &taken)? {
-                    return self.indexed(queue, dispatch::Key::MIN);
+                    return self.indexed(queue, dispatch::Key::MIN, taken.now);
                 }
                 continue;
             }
@@ -274,7 +277,7 @@ impl Claiming<'_> {
                 Found::Again => continue,
                 Found::TooFar => {
                     look_again();
-                    return self.indexed(queue, dispatch::Key::MIN);
+                    return self.indexed(queue, dispatch::Key::MIN, taken.now);
                 }
                 Found::Nothing { .. } | Found::Candidate(_) => break,
             };
@@ -286,7 +289,7 @@ impl Claiming<'_> {
             }
             let from = if side == Side::Ready { taken.horizon } else { dispatch::Key::MIN };
             look_again();
-            return self.indexed(queue, from);
+            return self.indexed(queue, from, taken.now);
         }
         Ok(true)
     }

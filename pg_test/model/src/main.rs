@@ -30,7 +30,10 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 /// States of a search in the short form.
-const STATES: usize = 60_000;
+const STATES: usize = 150_000;
+
+/// A scene in which a rule would be missed is searched to its end.
+const RULE_STATES: usize = 300_000;
 
 /// Random walks with a rule taken away.
 const WALKS: u64 = 3_000;
@@ -58,7 +61,7 @@ fn explore(name: &str, world: &world::World, most: usize) {
 fn scenes(most: usize) {
     for rule in Rule::ALL {
         let help = Some(*rule).filter(|rule| rule.by() == By::Nobody);
-        without(help, || explore(&format!("{rule:?} {}", rule.what()), &scenes::scene(*rule), most));
+        without(help, || explore(&format!("{rule:?} {}", rule.what()), &scenes::scene(*rule), most.max(RULE_STATES)));
     }
     for (name, world) in scenes::crowds() {
         explore(name, &world, most);

@@ -40,8 +40,8 @@ impl World {
             Op::Claim { queue, kinds } => self.begin_claim(who, queue, kinds),
             Op::Complete => self.finish(who, |version, _| version.state = State::Gone),
             Op::Release => self.finish(who, |version, _| version.state = State::Ready),
-            Op::Fail => self.finish(who, |version, now| rank(version, now, 3)),
-            Op::Hurry => self.finish(who, |version, now| rank(version, now, -3)),
+            Op::Fail => self.finish(who, |version, _| rank(version, 3)),
+            Op::Hurry => self.finish(who, |version, _| rank(version, -3)),
             Op::Retry(delay) => self.finish(who, |version, now| {
                 (version.state, version.run_at, version.scheduled) = (State::Ready, now + delay, true);
             }),
@@ -213,16 +213,17 @@ impl World {
         self.prepared.push(Prepared { holder, changes: tx.changes });
     }
 
-    /// No callback tells what a prepared transaction has made ready: the sweep finds it.
+    /// No callback tells what a prepared transaction has made ready: everything is forgotten.
     pub fn finish_prepared(&mut self, at: usize, committed: bool) {
         let prepared = self.prepared.remove(at);
         self.say(None, || format!("{} PREPARED", if committed { "COMMIT" } else { "ROLLBACK" }));
         for change in &prepared.changes {
             self.settle(change.version, committed, None);
-            if self.rows[change.row as usize].committed.is_ready() {
-                self.leave_to_sweep(change.row as usize);
-                self.rows[change.row as usize].is_quiet = !off(Rule::K7);
-            }
+        }
+        for queue in 0..8 {
+            let forget = |stripe: &mut Stripe<'_>| stripe.find(&queue_key(queue)).into_iter().for_each(|at| stripe.remove(at));
+            let (_, wakes) = self.memory.hold(|stripe| if !off(Rule::K7) { forget(stripe) });
+            self.wake(&wakes);
         }
     }
 
@@ -244,10 +245,10 @@ impl World {
     }
 }
 
-/// Back with another priority; not if it is ahead of its time (see Rule::K5).
-fn rank(version: &mut Version, now: i64, by: i32) {
+/// Back with another priority.
+fn rank(version: &mut Version, by: i32) {
     version.state = State::Ready;
-    version.priority += if version.run_at > now { 0 } else { by };
+    version.priority += by;
 }
 
 /// A job with its place in the order of claims.

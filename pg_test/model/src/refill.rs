@@ -37,12 +37,7 @@ impl World {
         let (side, wall) = (refill.side, self.now);
         let begun = self.locked_entry(refill.queue, |stripe, at| {
             let now = stripe.clock(at, wall);
-            let overtaken = side == Side::Due && stripe.horizon(at, side).run_at <= now;
             let begun = stripe.begin(at, side, now)?;
-            // It has let go of the ready side. The same once more, which wakes.
-            if overtaken && !off(Rule::K3) {
-                stripe.let_go(at, Side::Ready, Key::MIN);
-            }
             Some((begun.0, begun.1, now))
         });
         let Some((number, from, now)) = begun.flatten() else {
@@ -114,9 +109,7 @@ impl World {
                 let known: Vec<(usize, u8)> = stripe.queues().map(|(at, key)| (at, key.queue as u8)).collect();
                 let mut parts = Vec::new();
                 for (at, queue) in known {
-                    if !off(Rule::P1) {
-                        stripe.interrupt_refills(at);
-                    }
+                    stripe.interrupt_refills(at);
                     for side in [Side::Ready, Side::Due] {
                         parts.push((queue, side, Key::MIN, stripe.horizon(at, side)));
                     }

@@ -60,11 +60,10 @@ rules! {
     T5 Model "while a due refill is under way an offer is kept whatever its key",
     K1 Structures "a transaction that lets go wakes",
     K2 Structures "an offer behind the horizon wakes who waits for its kind",
-    K3 Nobody "a due refill whose beginning lets go of the ready side wakes",
     K4 Nobody "jobs that somebody waits for, and that have fallen due unknown, are looked for whatever is known of the ready side",
-    K5 Nobody "a job ahead of its time that is given another priority is ready under that one",
-    K6 Nobody "a claim reads the index with the queue's clock, which a small step back does not set back",
-    K7 Nobody "what a prepared transaction has made ready behind the horizon wakes who sleeps, at the latest when a sweep has ended",
+    K5 Structures "a job ahead of its time that is given another priority is ready under that one",
+    K6 Model "a claim reads the index with the queue's clock, which a small step back does not set back",
+    K7 Model "the end of a prepared transaction forgets what is known, and wakes",
     W1 Model "join the line, then look",
     W2 Structures "who leaves because his time is over looks once more and passes the baton",
     W3 Structures "who leaves because he was cancelled passes the baton",
@@ -74,7 +73,6 @@ rules! {
     U2 Model "a rollback to a savepoint leaves what was noted before it",
     B1 Model "a refill of many chunks moves the horizon with the last one only",
     B2 Structures "the place of a queue in which somebody waits is not given away",
-    P1 Model "a sweep begins by ending the refills under way",
 }
 
 thread_local! {

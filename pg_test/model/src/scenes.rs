@@ -123,10 +123,6 @@ pub fn scene(rule: Rule) -> World {
             world(&start, setup(&[soon]), budget, &[vec![READY], vec![CLAIM, EITHER]])
         }
         Rule::K1 => world(&ALL_KNOWN, Setup { notes: 0, ..setup(&[a]) }, none, &[enqueue(0), wait(0)]),
-        Rule::K3 => {
-            let budget = Budget { ticks: 1, ..none };
-            world(&ALL_KNOWN, Setup { notes: 0, ..setup(&[soon]) }, budget, &[enqueue(0), wait(0)])
-        }
         Rule::K4 => {
             let start = Start { ready: &[], known: &[READY, DUE] };
             let (setup, budget) = (Setup { notes: 0, refills: 0, ..setup(&[soon]) }, Budget { ticks: 1, ..none });
@@ -177,10 +173,6 @@ pub fn scene(rule: Rule) -> World {
             let jobs = [a, job(1, 1, 1, 0, 1)];
             let other = vec![Op::Claim { queue: 1, kinds: 0 }, EITHER];
             world(&ALL_KNOWN, setup(&jobs), none, &[enqueue(0), other, wait(0)])
-        }
-        Rule::P1 => {
-            let script = vec![Op::Enqueue(0), PREPARE];
-            world(&READY_UNKNOWN, setup(&[a]), none, &[script, vec![READY], vec![Op::Sweep]])
         }
     }
 }
