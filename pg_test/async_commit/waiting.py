@@ -142,7 +142,7 @@ def other_calls(primary: Primary, report: Report) -> None:
         "fail": "SELECT jobq.fail('{id}', {lease}, 'x')",
         "fail for good": "SELECT jobq.fail('{id}', {lease}, 'x', retry => false)",
         "release": "SELECT jobq.release('{id}', {lease})",
-        "heartbeat": "SELECT jobq.heartbeat('{id}', {lease}, progress => 7)",
+        "heartbeat": "SELECT jobq.heartbeat('{id}', {lease}, note => 'seven')",
         "heartbeat_many": "SELECT * FROM jobq.heartbeat_many('{{{id}}}', '{{{lease}}}', '10 min')",
         "cancel of a running job": "SELECT jobq.cancel('{id}')",
         "enqueue": f"SELECT jobq.enqueue('k', '{{{{}}}}', '{QUEUE}')",

@@ -176,7 +176,8 @@ def hot(server: Cluster, report: Report) -> None:
         report.note(f"10 000 cycles of 4 clients that claim 100, heartbeat all 100 at once and complete all 100: HOT share {share(after, dense):.4f}")
         vacuums = scalar(root, "SELECT autovacuum_count FROM pg_stat_user_tables WHERE relid = 'jobq._job'::regclass")
         report.note(f"autovacuum of jobq._job so far: {vacuums} times")
-        expect(after[0] - before[0] >= 2 * (singles + batched), f"only {after[0] - before[0]} updates were counted")
+        # Claims; heartbeats write nothing.
+        expect(after[0] - before[0] >= singles + batched, f"only {after[0] - before[0]} updates were counted")
         expect(share(before, after) > 0.95, f"HOT share {share(before, after):.4f}")
     set_and_reload(server, "fsync", "off")
 

@@ -250,6 +250,22 @@ def _(db):
         claim(db, queue="nowhere")
 
 
+@check("complete_and_claim: one call ends a job and brings the next; claim_wait: an array of objects, empty when the time is over")
+def _(db):
+    first, second = enqueue(db, priority=1), enqueue(db)
+    [held] = db.execute("SELECT * FROM jobq.complete_and_claim(%s::uuid[], %s::bigint[])", [[], []]).fetchall()
+    equal(held.id, first)
+    [next_one] = db.execute("SELECT * FROM jobq.complete_and_claim(%s, %s, %s)", [[held.id], [held.lease], Jsonb([{"n": 7}])]).fetchall()
+    equal((next_one.id, job(db, first).state, job(db, first).result), (second, "completed", {"n": 7}))
+    third = enqueue(db, payload=Jsonb({"n": 1}))
+    [waited] = value(db, "CALL jobq.claim_wait(wait => %s)", timedelta(seconds=5))
+    equal((waited["id"], waited["payload"], waited["attempt"]), (str(third), {"n": 1}, 1))
+    equal(value(db, "SELECT jobq.complete(%s, %s)", waited["id"], waited["lease"]), "completed")
+    equal(value(db, "CALL jobq.claim_wait(wait => '1 ms')"), [])
+    with refused("25001"), db.transaction():
+        db.execute("CALL jobq.claim_wait()")
+
+
 @check("a claim that is rolled back never was")
 def _(db):
     id = enqueue(db)
