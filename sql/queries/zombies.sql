@@ -3,8 +3,8 @@
 -- $7 when the server began to take writes.
 -- A job that has given no sign of life since the last start, promotion or jump of the clock is judged only once its grace has
 -- passed: its own lease length or $3, whichever is longer. An attempt gets its timeout anew from there. Row-locked jobs
--- are left for the next pass. Heartbeats keep leases in shared memory: _is_kept asks there, and _is_lost also has later heartbeats go to the row. What
--- was bound to a session before $7 has lost it with the server's last run.
+-- are left for the next pass. Heartbeats keep leases in shared memory: _is_kept asks there, and _is_lost also has later heartbeats go
+-- to the row. What was bound to a session before $7 has lost it with the server's last run.
 --
 -- Form: which jobs is decided without locks, then they are locked by id and everything is decided again. A row that turns out not
 -- to be a zombie, because its worker released it just now, stays locked: it is returned, and the caller notes it if it is pending.

@@ -1,5 +1,5 @@
-//! What shared memory knows: which ready jobs there are, in the order of claims, who waits for them, and which leases are kept. A fixed number of
-//! slots. The heap stays the truth; all of this may be forgotten at any moment.
+//! What shared memory knows: which ready jobs there are, in the order of claims, who waits for them, and which leases are kept. All
+//! within a fixed number of slots. The heap stays the truth; all of this may be forgotten at any moment.
 //!
 //! Fixed memory, no allocation, no panic, no Postgres. Zeroed memory is a valid empty stripe.
 //!

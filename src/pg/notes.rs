@@ -298,7 +298,7 @@ pub(super) fn transaction_ends(committed: bool) {
     transaction_is_prepared();
 }
 
-/// What is prepared is the sweep's to find, once somebody commits it or rolls it back.
+/// Whoever commits or rolls back what is prepared has the queues forgotten (super::two_phase).
 pub(super) fn transaction_is_prepared() {
     let notes = mine();
     notes.count = 0;

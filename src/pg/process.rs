@@ -123,8 +123,8 @@ pub fn at_exit(cleanup: unsafe extern "C-unwind" fn(c_int, pg_sys::Datum)) {
     unsafe { pg_sys::before_shmem_exit(Some(cleanup), pg_sys::Datum::from(0)) }
 }
 
-/// Sleeps until the latch is set or the time is over; then lets a shutdown request in and reloads the configuration if asked to.
-pub fn wait(milliseconds: i64) {
+/// Sleeps until this process's latch is set or the time is over; then lets requests to cancel or to end in.
+pub(super) fn sleep_on_latch(milliseconds: i64) {
     let milliseconds = c_long::try_from(milliseconds.max(0)).unwrap_or(c_long::MAX);
     // SAFETY: MyLatch is this process's own latch; WL_EXIT_ON_PM_DEATH ends the process with the postmaster.
     unsafe {
@@ -135,7 +135,15 @@ pub fn wait(milliseconds: i64) {
             pg_sys::PG_WAIT_EXTENSION,
         );
         pg_sys::ResetLatch(pg_sys::MyLatch);
-        super::server::check_for_interrupts();
+    }
+    super::server::check_for_interrupts();
+}
+
+/// The same; then reloads the configuration if asked to.
+pub fn wait(milliseconds: i64) {
+    sleep_on_latch(milliseconds);
+    // SAFETY: flags of this process, set by its signal handler.
+    unsafe {
         if std::ptr::read_volatile(&raw const pg_sys::ConfigReloadPending) != 0 {
             pg_sys::ConfigReloadPending = 0;
             pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);

@@ -3,13 +3,12 @@
 //! While it sleeps it has no snapshot, no transaction id and no lock that anybody could wait for. It leaves the lines when it has found
 //! something, when its time is over, and, by the abort callback, when anything goes wrong.
 
-use super::server;
 use super::stripes::Standing;
+use super::{process, server};
 use crate::dispatch::stripe::QueueKey;
 use crate::rules::limits::QUEUES_PER_CLAIM;
 use pgrx::pg_sys;
 use std::cell::UnsafeCell;
-use std::ffi::{c_int, c_long};
 
 /// The lines this session stands in.
 struct Lines {
@@ -86,17 +85,9 @@ pub fn client_is_there() -> bool {
 
 /// Sleeps until this session's latch is set, or so many milliseconds. Lets requests to cancel or to end in.
 pub fn sleep(milliseconds: i64) {
-    let milliseconds = c_long::try_from(milliseconds.max(0)).unwrap_or(c_long::MAX);
-    // SAFETY: MyLatch is this process's own latch; WL_EXIT_ON_PM_DEATH ends the process with the postmaster.
+    process::sleep_on_latch(milliseconds);
+    // SAFETY: a flag of this process, set by its signal handler.
     unsafe {
-        pg_sys::WaitLatch(
-            pg_sys::MyLatch,
-            (pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH) as c_int,
-            milliseconds,
-            pg_sys::PG_WAIT_EXTENSION,
-        );
-        pg_sys::ResetLatch(pg_sys::MyLatch);
-        server::check_for_interrupts();
         // Who sleeps long must not hold up what other sessions tell about the catalogs.
         if std::ptr::read_volatile(&raw const pg_sys::catchupInterruptPending) != 0 {
             pg_sys::ProcessCatchupInterrupt();

@@ -228,8 +228,8 @@ pub fn refill_all() -> Result<usize, Error> {
     Ok(refilled)
 }
 
-/// Offers all jobs that the dispatcher should know of. What no transaction has offered is found: two-phase commits, restores, logical
-/// replication, rows changed by hand.
+/// Offers all jobs that the dispatcher should know of. What no transaction has offered is found: restores, logical replication, rows
+/// changed by hand.
 pub struct Sweep {
     /// What is still to be read.
     parts: Vec<Part>,
