@@ -1,6 +1,6 @@
 -- Running jobs whose worker is lost, or whose attempt has run past its deadline, locked. $1 now, $2 start of the grace period, $3 least
 -- grace in ms, $4 no sign of life before this (NULL: only expired leases), $5 with deadlines, $6 how many,
--- $7 when the server began to take writes.
+-- $7 when the server began to take writes, $8 only these (NULL: all).
 -- A job that has given no sign of life since the last start, promotion or jump of the clock is judged only once its grace has
 -- passed: its own lease length or $3, whichever is longer. An attempt gets its timeout anew from there. Row-locked jobs
 -- are left for the next pass. Heartbeats keep leases in shared memory: _is_kept asks there, and _is_lost also has later heartbeats go
@@ -11,7 +11,7 @@
 WITH suspect AS MATERIALIZED (
     SELECT j.id
     FROM jobq._job AS j
-    WHERE j.state = 'r'
+    WHERE j.state = 'r' AND ($8 IS NULL OR j.id = ANY ($8))
       AND ((j.lease_expires_at < $1 OR j.seen_at < $4)
            AND (j.seen_at >= $2 OR $2 + greatest($3, j.lease_ms) * interval '1 millisecond' < $1)
            AND NOT jobq._is_kept(j.id, j.lease, j.lease_expires_at < $1, $4)

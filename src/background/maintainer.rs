@@ -6,9 +6,9 @@ use super::{KNOWN_SCHEMAS, rescue, retention, tombstones};
 use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::pg::process::{self, Database, bare_transaction, transaction};
-use crate::pg::server;
 use crate::pg::shmem::{self, Maintainer};
 use crate::pg::spi::Session;
+use crate::pg::{blocks, server};
 use crate::rules::limits::PASS_DEFAULT;
 use crate::{settings, store};
 use pgrx::pg_sys;
@@ -79,7 +79,7 @@ fn slow() -> i64 {
 
 fn duties() -> [Duty; 5] {
     [
-        Duty::new(c"rescue", settings::tick_interval_ms, |session| rescue::run(session, None, true, PASS_DEFAULT)),
+        Duty::new(c"rescue", settings::tick_interval_ms, |session| rescue::keep_up(session, PASS_DEFAULT)),
         Duty::new(c"tombstones", soon, tombstones::run),
         Duty::new(c"retention: partitions", soon, retention::empty_partitions),
         Duty::new(c"leases", slow, rescue::forget_stray_leases),
@@ -140,6 +140,8 @@ fn serve(database: pg_sys::Oid) -> Result<(), String> {
             }
             Look::Wait => {
                 releases.rest();
+                // What is being restored is marked by nobody.
+                blocks::mark_all();
                 // When it is over, all at once.
                 duties.iter_mut().for_each(|duty| duty.due_at = None);
                 proposals.keep_up(slot).map(|()| true)

@@ -10,7 +10,7 @@ use crate::store::candidates::{self, Sweep};
 use std::sync::atomic::Ordering::SeqCst;
 
 /// After a pass that used much processor time, the pause before the next one is this many times as long.
-const PAUSE_FACTOR: i64 = 10;
+const PAUSE_FACTOR: i64 = 50;
 
 /// A sweep that is asked for comes at once, but not more often than this.
 const REST_MICROS: i64 = 100_000;

@@ -13,12 +13,26 @@ use crate::{pg, settings, store};
 use std::collections::HashSet;
 use uuid::Uuid;
 
+/// The maintainer's: rescues and times out up to `batch` jobs, looking at the blocks only that may hold running ones: how many.
+pub fn keep_up(session: &Session, batch: i32) -> Result<usize, Error> {
+    let search = search(None, true, batch);
+    let suspects = store::maintenance::suspects(&search)?;
+    if suspects.as_ref().is_some_and(Vec::is_empty) {
+        return Ok(0);
+    }
+    end_zombies(session, &search, suspects.as_deref())
+}
+
 /// Rescues and times out up to `batch` jobs: how many. `older_than_ms`: also jobs without a sign of life for that long.
 pub fn run(session: &Session, older_than_ms: Option<i64>, deadlines: bool, batch: i32) -> Result<usize, Error> {
+    end_zombies(session, &search(older_than_ms, deadlines, batch), None)
+}
+
+fn search(older_than_ms: Option<i64>, deadlines: bool, batch: i32) -> Search {
     // The clocks are compared before a lease is judged by the wall clock.
     let grace_from = Timestamp(pg::shmem::grace_from_micros());
     let now = Timestamp::now();
-    let search = Search {
+    Search {
         now,
         grace_from,
         grace_ms: settings::rescue_grace_ms(),
@@ -26,11 +40,15 @@ pub fn run(session: &Session, older_than_ms: Option<i64>, deadlines: bool, batch
         deadlines,
         batch,
         writable_at: pg::shmem::writable_at_micros().map(Timestamp),
-    };
-    let found = store::maintenance::zombies(session, &search)?;
+    }
+}
+
+fn end_zombies(session: &Session, search: &Search, among: Option<&[Uuid]>) -> Result<usize, Error> {
+    let found = store::maintenance::zombies(session, search, among)?;
     if found.is_empty() {
         return Ok(0);
     }
+    let now = search.now;
     let slot = ring::slot(now.0, ring::width_days(store::queues::longest_retention_ms(session)?));
     end_all(session, &found, now, slot)
 }

@@ -236,8 +236,9 @@ impl Table {
         Batch { table: self, slots: Vec::new(), bytes: 0 }
     }
 
-    /// Writes a new version of a row; false when somebody else has changed or locked the row since the snapshot. Waits for nobody.
-    pub fn update_if_free(&self, row: &Row<'_>, changes: &[(usize, Param)]) -> Result<bool, Error> {
+    /// Writes a new version of a row: the block that it is in now; None when somebody else has changed or locked the row since the
+    /// snapshot. Waits for nobody.
+    pub fn update_if_free(&self, row: &Row<'_>, changes: &[(usize, Param)]) -> Result<Option<u32>, Error> {
         let mut values = row.values;
         for (column, value) in changes {
             values.set(column.saturating_sub(1), *value)?;
@@ -250,8 +251,9 @@ impl Table {
             if done && u32::from((*(*tuple).t_data).t_infomask2) & pg_sys::HEAP_ONLY_TUPLE == 0 {
                 self.add_index_entries(&mut [(values, (*tuple).t_self)]);
             }
+            let block = block_of(&(*tuple).t_self);
             pg_sys::heap_freetuple(tuple);
-            Ok(done)
+            Ok(done.then_some(block))
         }
     }
 
@@ -341,6 +343,22 @@ impl Table {
                 &mut failure,
                 false,
             ) == pg_sys::TM_Result::TM_Ok
+        }
+    }
+
+    /// The number of the table's file, another one after it was written anew.
+    pub fn file(&self) -> pg_sys::Oid {
+        // SAFETY: the relation is open.
+        unsafe { (*(*self.relation).rd_rel).relfilenode }
+    }
+
+    /// All blocks there are now.
+    pub fn blocks(&self) -> Blocks<'_> {
+        // SAFETY: the relation is open and locked. The ring of buffers is freed with the current memory context.
+        unsafe {
+            let count = pg_sys::RelationGetNumberOfBlocksInFork(self.relation, pg_sys::ForkNumber::MAIN_FORKNUM);
+            let strategy = pg_sys::GetAccessStrategy(pg_sys::BufferAccessStrategyType::BAS_BULKREAD);
+            Blocks { table: self, count, strategy }
         }
     }
 
@@ -462,6 +480,68 @@ impl Batch<'_> {
                 pg_sys::ExecDropSingleTupleTableSlot(slot);
             }
             self.bytes = 0;
+        }
+    }
+}
+
+fn block_of(place: &pg_sys::ItemPointerData) -> u32 {
+    u32::from(place.ip_blkid.bi_hi) << 16 | u32::from(place.ip_blkid.bi_lo)
+}
+
+/// The blocks of a table, to be read one by one.
+pub struct Blocks<'t> {
+    table: &'t Table,
+    count: u32,
+    strategy: pg_sys::BufferAccessStrategy,
+}
+
+impl Blocks<'_> {
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Calls `each` with the row versions of a block that are committed, or were until somebody began to change them (true), and with
+    /// those that an open transaction has written (false). The page is locked meanwhile: `each` must be short and raise nothing.
+    pub fn read(&mut self, block: u32, mut each: impl FnMut(&Row<'_>, bool)) {
+        let relation = self.table.relation;
+        // SAFETY: the block is below the count, and a table that somebody has open loses none. Page and rows are looked at under the
+        // lock of the buffer; an ERROR gives it back.
+        unsafe {
+            let fork = pg_sys::ForkNumber::MAIN_FORKNUM;
+            let mode = pg_sys::ReadBufferMode::RBM_NORMAL;
+            let buffer = pg_sys::ReadBufferExtended(relation, fork, block, mode, self.strategy);
+            pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_SHARE as _);
+            let page = pg_sys::BufferGetPage(buffer);
+            for offset in 1..=pg_sys::PageGetMaxOffsetNumber(page) {
+                let item = pg_sys::PageGetItemId(page, offset);
+                if (*item).lp_flags() != pg_sys::LP_NORMAL {
+                    continue;
+                }
+                let mut place = pg_sys::ItemPointerData::default();
+                pgrx::itemptr::item_pointer_set_all(&mut place, block, offset);
+                let mut tuple = pg_sys::HeapTupleData {
+                    t_len: (*item).lp_len(),
+                    t_self: place,
+                    t_tableOid: (*relation).rd_id,
+                    t_data: pg_sys::PageGetItem(page, item).cast(),
+                };
+                use pg_sys::HTSV_Result::*;
+                let is_there = match pg_sys::HeapTupleSatisfiesVacuum(&mut tuple, pg_sys::FirstNormalTransactionId, buffer) {
+                    HEAPTUPLE_LIVE | HEAPTUPLE_DELETE_IN_PROGRESS => true,
+                    HEAPTUPLE_INSERT_IN_PROGRESS => false,
+                    _ => continue,
+                };
+                let mut values = Values::default();
+                pg_sys::heap_deform_tuple(
+                    &mut tuple,
+                    self.table.descriptor(),
+                    values.datums.as_mut_ptr(),
+                    values.nulls.as_mut_ptr(),
+                );
+                let writer = (*tuple.t_data).t_choice.t_heap.t_xmin;
+                each(&Row { values, place, writer, scan: PhantomData }, is_there);
+            }
+            pg_sys::UnlockReleaseBuffer(buffer);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! All unsafe code, and all differences between Postgres majors. Nothing here knows the tables of jobq.
 
+pub mod blocks;
 pub mod call;
 pub mod datum;
 pub mod grant;

@@ -2,6 +2,7 @@
 //! Fixed size, plain atomics, no lock: every field is one number that one process writes and others read.
 //! All of it may vanish in a crash; nothing about jobs is in here.
 
+use super::blocks::Marks;
 use super::{leases, server, stripes};
 use pgrx::pg_sys;
 use std::sync::atomic::{AtomicI32, AtomicI64, AtomicPtr, AtomicU32, Ordering::SeqCst};
@@ -38,6 +39,8 @@ struct Shared {
     /// Times that a session found jobs it had been waiting for without having been woken.
     unwoken: AtomicI64,
     maintainers: [Maintainer; MAINTAINERS],
+    /// Of the same databases.
+    marks: [Marks; MAINTAINERS],
 }
 
 /// Set in the postmaster and inherited by every process it forks; null without preload.
@@ -182,6 +185,13 @@ pub fn maintainer(database: pg_sys::Oid) -> Option<&'static Maintainer> {
     shared()?.maintainers.iter().find(|slot| slot.database.load(SeqCst) == database.to_u32())
 }
 
+/// The marks of a database's job table; None while no maintainer has been there.
+pub(super) fn marks(database: pg_sys::Oid) -> Option<&'static Marks> {
+    let shared = shared()?;
+    let n = shared.maintainers.iter().position(|slot| slot.database.load(SeqCst) == database.to_u32())?;
+    shared.marks.get(n)
+}
+
 /// Takes the slot of a database for this process; None when another living process has it or all are taken.
 pub fn become_maintainer(database: pg_sys::Oid) -> Option<&'static Maintainer> {
     let slots = &shared()?.maintainers;
@@ -195,6 +205,8 @@ pub fn become_maintainer(database: pg_sys::Oid) -> Option<&'static Maintainer> {
         slot.pid.store(me, SeqCst);
         slot
     };
+    // What was marked before is not known to be all.
+    marks(database)?.set_all();
     // SAFETY: a variable of this process that points to its latch in shared memory.
     slot.latch.store(unsafe { pg_sys::MyLatch }, SeqCst);
     Some(slot)

@@ -17,7 +17,7 @@ use crate::pg::row::{Row, RowMemory};
 use crate::pg::shape::{IndexSpec, Predicate, TableSpec};
 use crate::pg::spi::Param;
 use crate::pg::stripes::{self, Taken};
-use crate::pg::{leases, notes};
+use crate::pg::{blocks, leases, notes};
 use crate::rules::lease;
 use crate::settings;
 use std::collections::HashMap;
@@ -79,7 +79,7 @@ pub(super) const SCHEDULED: IndexSpec = IndexSpec {
     predicate: Predicate::True(job::scheduled),
 };
 
-const NEVER: Timestamp = Timestamp(i64::MIN);
+pub(super) const NEVER: Timestamp = Timestamp(i64::MIN);
 
 fn queues(how: Use) -> (&'static CStr, &'static TableSpec, Use) {
     (c"_queue", &queue::SPEC, how)
@@ -387,9 +387,8 @@ fn take(
     if claim.bound {
         changes.push((job::bound, true.into()));
     }
-    if !jobs.update_if_free(row, &changes)? {
-        return Ok(false);
-    }
+    let Some(block) = jobs.update_if_free(row, &changes)? else { return Ok(false) };
+    blocks::mark(block);
     if claim.bound {
         leases::bind(row.uuid(job::id).unwrap_or_default(), lease, lease_ms, claim.now)?;
     }
@@ -431,8 +430,9 @@ pub fn heartbeat(id: Uuid, lease: i64, sign: &Sign) -> Result<Option<Option<bool
         if !sign.note.is_null() {
             changes.push((job::note, sign.note));
         }
-        let done = jobs.update_if_free(&row, &changes)?;
-        Ok(Some(done.then(|| row.boolean(job::cancel_requested) == Some(true))))
+        let Some(block) = jobs.update_if_free(&row, &changes)? else { return Ok(Some(None)) };
+        blocks::mark(block);
+        Ok(Some(Some(row.boolean(job::cancel_requested) == Some(true))))
     })
 }
 

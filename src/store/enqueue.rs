@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::pg::call::RowSink;
 use crate::pg::datum::{Jsonb, Text};
 use crate::pg::spi::{Param, Rows, Session};
-use crate::pg::{leases, notes, stripes};
+use crate::pg::{blocks, leases, notes, stripes};
 use uuid::Uuid;
 
 /// What a new job's row holds besides its id and payload.
@@ -149,6 +149,9 @@ pub fn claim<'s>(session: &'s Session, queue: &Queue, claim: &Claim<'_>, random_
     ];
     notes::unsure_of(&key, || {
         let rows = session.run(&CLAIM, &params)?;
+        if rows.count() > 0 {
+            blocks::mark_all();
+        }
         let taken: Vec<Candidate> = (0..rows.count()).filter_map(|row| claimed(&rows, row)).collect();
         for (row, candidate) in taken.iter().enumerate() {
             notes::takes(&key, *candidate);

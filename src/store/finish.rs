@@ -4,6 +4,7 @@ use super::candidates::made_ready;
 use super::statement;
 use crate::clock::Timestamp;
 use crate::error::Error;
+use crate::pg::blocks;
 use crate::pg::datum::Jsonb;
 use crate::pg::spi::{Param, Session};
 use uuid::Uuid;
@@ -130,7 +131,11 @@ pub struct Sign {
 pub fn heartbeat(session: &Session, id: Uuid, lease: i64, sign: &Sign) -> Result<Option<bool>, Error> {
     statement!(HEARTBEAT, "heartbeat", [Uuid, BigInt, Timestamp, BigInt, Double, Text]);
     let params = [id.into(), lease.into(), sign.now.into(), sign.lease_ms.into(), sign.progress.into(), sign.note];
-    Ok(session.run(&HEARTBEAT, &params)?.boolean(0, 1))
+    let found = session.run(&HEARTBEAT, &params)?.boolean(0, 1);
+    if found.is_some() {
+        blocks::mark_all();
+    }
+    Ok(found)
 }
 
 /// Ids whose lease is current, with whether cancellation was asked for.
@@ -143,5 +148,8 @@ pub fn heartbeat_many(
 ) -> Result<Vec<(Uuid, bool)>, Error> {
     statement!(HEARTBEAT, "heartbeat_many", [UuidArray, BigIntArray, Timestamp, BigInt]);
     let rows = session.run(&HEARTBEAT, &[ids.into(), leases.into(), now.into(), lease_ms.into()])?;
+    if rows.count() > 0 {
+        blocks::mark_all();
+    }
     Ok((0..rows.count()).filter_map(|row| Some((rows.uuid(row, 1)?, rows.boolean(row, 2)?))).collect())
 }

@@ -1,11 +1,14 @@
 //! Statements of the background duties.
 
+use super::direct::{NEVER, job, jobs};
 use super::{candidates, statement};
 use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::pg::datum::Jsonb;
-use crate::pg::notes;
+use crate::pg::heap::{Use, direct};
+use crate::pg::row::Row;
 use crate::pg::spi::{Rows, Session};
+use crate::pg::{blocks, notes};
 use pgrx::pg_sys::Oid;
 use uuid::Uuid;
 
@@ -51,8 +54,34 @@ pub fn still_held(session: &Session, ids: &[Uuid], leases: &[i64]) -> Result<Vec
     Ok((0..rows.count()).filter_map(|row| rows.uuid(row, 1)).collect())
 }
 
-pub fn zombies(session: &Session, search: &Search) -> Result<Vec<Zombie>, Error> {
-    statement!(ZOMBIES, "zombies", [Timestamp, Timestamp, BigInt, Timestamp, Bool, Int, Timestamp], Free);
+/// Running jobs whose row says that they may be zombies, from the blocks that are known to hold running jobs; None: all rows must be
+/// looked at, by `zombies`. What the leases in shared memory say is left to it, too.
+pub fn suspects(search: &Search) -> Result<Option<Vec<Uuid>>, Error> {
+    let Search { now, writable_at, batch, .. } = *search;
+    // Some of the suspects may be kept by their heartbeats.
+    let limit = usize::try_from(batch).unwrap_or(0).saturating_mul(16);
+    let is_before = |row: &Row<'_>, column, moment| row.timestamp(column).is_some_and(|at| at < moment && at != NEVER);
+    direct([jobs(Use::Read)], |[jobs]| {
+        let mut ids = Vec::with_capacity(limit);
+        let has_looked = blocks::look(
+            jobs,
+            |row| row.letter(job::state) == Some(b'r'),
+            |row| {
+                let is_suspect = is_before(row, job::lease_expires_at, now)
+                    || is_before(row, job::deadline_at, now)
+                    || row.boolean(job::bound) == Some(true) && writable_at.is_some_and(|at| is_before(row, job::claimed_at, at));
+                if is_suspect && ids.len() < limit {
+                    ids.extend(row.uuid(job::id));
+                }
+            },
+        );
+        Ok(has_looked.then_some(ids))
+    })
+}
+
+/// `among`: only these, if any are given.
+pub fn zombies(session: &Session, search: &Search, among: Option<&[Uuid]>) -> Result<Vec<Zombie>, Error> {
+    statement!(ZOMBIES, "zombies", [Timestamp, Timestamp, BigInt, Timestamp, Bool, Int, Timestamp, UuidArray], Free);
     notes::unsure_of_one(|| {
         read_zombies(&session.run(
             &ZOMBIES,
@@ -64,6 +93,7 @@ pub fn zombies(session: &Session, search: &Search) -> Result<Vec<Zombie>, Error>
                 search.deadlines.into(),
                 search.batch.into(),
                 search.writable_at.into(),
+                among.into(),
             ],
         )?)
     })

@@ -1,0 +1,108 @@
+//! Which blocks of the job table may hold running jobs: the rescue of every tick reads these, and not the whole table.
+//!
+//! Who makes a job running, or moves a running one to another place, marks its block *after* he has written there and before he
+//! commits. Who looks takes the mark away *before* he reads the block, and puts it back when the block has a running job, committed or
+//! not yet. So a block that has one is never without its mark for longer than a look. Statements do not tell where they have written:
+//! after them all blocks are looked at once.
+//!
+//! A mark too many costs the reading of a block, nothing else. All blocks are read also when a maintainer starts, when the table was
+//! written anew (VACUUM FULL), and from time to time, for rows that others than jobq have changed.
+
+use super::heap::Table;
+use super::row::Row;
+use super::{server, shmem};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::SeqCst};
+
+/// One mark is for every block whose number has this remainder.
+const MARKS: u32 = 65_536;
+const WORD: u32 = 64;
+
+/// The marks of one database's job table, in shared memory; zero to begin with.
+pub(super) struct Marks {
+    /// Counts requests to look at all blocks.
+    wanted: AtomicU32,
+    /// The requests that were answered by a look that came to its end.
+    answered: AtomicU32,
+    /// The file of the table at the last look.
+    file: AtomicU32,
+    /// By the clock that nobody sets: when all blocks are to be looked at in any case.
+    all_at: AtomicI64,
+    words: [AtomicU64; (MARKS / WORD) as usize],
+}
+
+impl Marks {
+    fn word(&self, block: u32) -> Option<(&AtomicU64, u64)> {
+        let n = block % MARKS;
+        Some((self.words.get((n / WORD) as usize)?, 1 << (n % WORD)))
+    }
+
+    fn set(&self, block: u32) {
+        if let Some((word, bit)) = self.word(block) {
+            word.fetch_or(bit, SeqCst);
+        }
+    }
+
+    pub(super) fn set_all(&self) {
+        self.wanted.fetch_add(1, SeqCst);
+    }
+}
+
+/// A running job was written into this block.
+pub fn mark(block: u32) {
+    if let Some(marks) = shmem::marks(server::database_oid()) {
+        marks.set(block);
+    }
+}
+
+/// A statement has written running jobs.
+pub fn mark_all() {
+    if let Some(marks) = shmem::marks(server::database_oid()) {
+        marks.set_all();
+    }
+}
+
+/// Calls `each` with every running job in a marked block that is committed, or was until somebody began to change it. `each` runs under
+/// the lock of a page: it is short and raises nothing. False without shared memory: then nothing is known. One process at a time.
+pub fn look(table: &Table, is_running: impl Fn(&Row<'_>) -> bool, mut each: impl FnMut(&Row<'_>)) -> bool {
+    const ALL_EVERY_MICROS: i64 = 600_000_000;
+    /// So many times as long as a look at all blocks takes, there is none without a reason.
+    const ALL_PAUSE_FACTOR: i64 = 100;
+    let Some(marks) = shmem::marks(server::database_oid()) else { return false };
+    let (begun, file) = (server::monotonic_micros(), table.file().to_u32());
+    let wanted = marks.wanted.load(SeqCst);
+    let all =
+        marks.answered.load(SeqCst) != wanted || marks.file.swap(file, SeqCst) != file || marks.all_at.load(SeqCst) <= begun;
+    // Until the end of this look the marks it takes away are known to nobody else.
+    marks.answered.store(wanted.wrapping_sub(1), SeqCst);
+    let mut blocks = table.blocks();
+    for (n, word) in (0u32..).zip(&marks.words) {
+        let found = word.swap(0, SeqCst);
+        let mut left = if all { u64::MAX } else { found };
+        while left != 0 {
+            let first = n.saturating_mul(WORD).saturating_add(left.trailing_zeros());
+            left &= left.wrapping_sub(1);
+            for block in (first..blocks.count()).step_by(MARKS as usize) {
+                server::check_for_interrupts();
+                let mut has_running = false;
+                blocks.read(block, |row, is_there| {
+                    if is_running(row) {
+                        has_running = true;
+                        if is_there {
+                            each(row);
+                        }
+                    }
+                });
+                if has_running {
+                    marks.set(block);
+                }
+            }
+        }
+    }
+    if all {
+        let now = server::monotonic_micros();
+        let pause = now.saturating_sub(begun).saturating_mul(ALL_PAUSE_FACTOR).max(ALL_EVERY_MICROS);
+        marks.all_at.store(now.saturating_add(pause), SeqCst);
+    }
+    marks.answered.store(wanted, SeqCst);
+    true
+}
