@@ -30,11 +30,14 @@ def everywhere(server: Cluster, report: Report) -> None:
         for _ in range(20):
             claim(worker, "blocks", 1, lease_for="1 s")
         claim(worker, "blocks", 200, lease_for="1 s")
+        # Statements have all blocks looked at: they come by themselves.
+        all_rescued(root, 223, "claimed one by one and in batches")
+        root.execute("DELETE FROM jobq._job WHERE crashes = 1")
         worker.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
         claim(worker, "blocks", 50, lease_for="1 s")
         time.sleep(1)
         worker.execute("COMMIT")
-        all_rescued(root, 273, "claimed one by one, in batches, by statements")
+        all_rescued(root, 50, "claimed by a statement")
         root.execute("SELECT jobq.drop_queue('blocks', true)")
 
 
