@@ -1,5 +1,6 @@
 //! The settings, each described once: docs/reference/settings.md is checked against them.
 
+use crate::pg::server;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 use std::ffi::{CStr, CString};
 
@@ -13,6 +14,7 @@ static DISPATCH_SLOTS: GucSetting<i32> = GucSetting::<i32>::new(65_536);
 static MAX_LEASES: GucSetting<i32> = GucSetting::<i32>::new(16_384);
 static MAX_WAITERS: GucSetting<i32> = GucSetting::<i32>::new(1_024);
 static SWEEP_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(10_000);
+static NOTIFY_CHANNEL: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static MAX_PAYLOAD_BYTES: GucSetting<i32> = GucSetting::<i32>::new(1024 * 1024);
 
 /// A setting that counts milliseconds, for the time being shown and set with units.
@@ -118,6 +120,20 @@ pub fn define(preloading: bool) {
         100,
         3_600_000,
     );
+    // SAFETY: the hook lives as long as the process.
+    unsafe {
+        GucRegistry::define_string_guc_with_hooks(
+            c"jobq.notify_channel",
+            c"Channel on which the background worker notifies of queues that have new jobs; empty: none.",
+            c"At most 63 bytes. The payload is the queue's name. Commits within 20 ms are told together. Needs preload. Takes effect on reload.",
+            &NOTIFY_CHANNEL,
+            GucContext::Sighup,
+            GucFlags::default(),
+            Some(server::check_channel),
+            None,
+            None,
+        );
+    }
     GucRegistry::define_int_guc(
         c"jobq.max_payload_bytes",
         c"The largest payload or result of a job.",
@@ -128,6 +144,11 @@ pub fn define(preloading: bool) {
         GucContext::Sighup,
         GucFlags::UNIT_BYTE,
     );
+}
+
+/// None: nobody is to be notified.
+pub fn notify_channel() -> Option<String> {
+    NOTIFY_CHANNEL.get().filter(|channel| !channel.is_empty()).map(|channel| channel.to_string_lossy().into_owned())
 }
 
 pub fn enabled() -> bool {

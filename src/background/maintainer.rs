@@ -1,5 +1,6 @@
 //! The maintainer: one process per database, running the duties.
 
+use super::doorbell::Doorbell;
 use super::proposals::Proposals;
 use super::releases::Releases;
 use super::{KNOWN_SCHEMAS, rescue, retention, tombstones};
@@ -128,6 +129,7 @@ fn serve(database: pg_sys::Oid) -> Result<(), String> {
     let mut duties = duties();
     let mut proposals = Proposals::default();
     let mut releases = Releases::default();
+    let mut doorbell = Doorbell::default();
     let mut error_pause_ms = 0;
     let mut clock = Clock { offset: shmem::clock_offset(), served: false };
     loop {
@@ -136,7 +138,8 @@ fn serve(database: pg_sys::Oid) -> Result<(), String> {
                 clock.served = true;
                 releases.keep_up()?;
                 duties.iter_mut().try_for_each(Duty::run_if_due)?;
-                proposals.keep_up(slot).map(|()| true)
+                proposals.keep_up(slot)?;
+                doorbell.keep_up().map(|()| true)
             }
             Look::Wait => {
                 releases.rest();
@@ -144,7 +147,8 @@ fn serve(database: pg_sys::Oid) -> Result<(), String> {
                 blocks::mark_all();
                 // When it is over, all at once.
                 duties.iter_mut().for_each(|duty| duty.due_at = None);
-                proposals.keep_up(slot).map(|()| true)
+                proposals.keep_up(slot)?;
+                doorbell.keep_up().map(|()| true)
             }
             Look::Leave => Ok(false),
         });
@@ -153,7 +157,7 @@ fn serve(database: pg_sys::Oid) -> Result<(), String> {
             Ok(true) => {
                 ticked(slot);
                 error_pause_ms = 0;
-                proposals.wait(slot, settings::tick_interval_ms().min(LOOK_MS), || releases.due_in());
+                proposals.wait(slot, settings::tick_interval_ms().min(LOOK_MS), || releases.due_in().min(doorbell.due_in()));
             }
             // A restore has begun while we were at it: the next look waits.
             Err(_) if matches!(transaction(c"look", super::is_original), Ok(false)) => process::wait(LOOK_MS),

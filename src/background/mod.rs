@@ -3,6 +3,7 @@
 //! A launcher, without a database, keeps one maintainer in each database where the extension is installed. The maintainer runs the
 //! duties, one short transaction each, and holds none in between. `jobq.tick()` runs the same duties by hand.
 
+pub mod doorbell;
 pub mod launcher;
 pub mod maintainer;
 pub mod proposals;

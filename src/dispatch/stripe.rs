@@ -34,6 +34,8 @@ pub struct Entry {
     line: Line,
     /// There were more to wake than could be: those who were will see to it.
     unwoken: bool,
+    /// Jobs have fallen due since somebody asked.
+    came_due: bool,
 }
 
 impl Entry {
@@ -47,6 +49,7 @@ impl Entry {
         asked: false,
         line: Line::EMPTY,
         unwoken: false,
+        came_due: false,
     };
 }
 
@@ -347,17 +350,17 @@ impl Stripe<'_> {
         self.entries.get(at).filter(|entry| entry.in_use).map(|entry| entry.key.database)
     }
 
-    /// When the first job falls due that somebody may wait for; the end of time when nobody does.
-    pub fn timer(&mut self, at: usize) -> i64 {
-        if self.entries.get(at).is_none_or(|entry| entry.line.count == 0) {
+    /// When the first job falls due that somebody may wait for; the end of time when nobody does. `always`: somebody does.
+    pub fn timer(&mut self, at: usize, always: bool) -> i64 {
+        if self.entries.get(at).is_none_or(|entry| entry.line.count == 0 && !always) {
             return i64::MAX;
         }
         self.parts(at, Side::Due).and_then(|(due, pool)| due.first_run_at(&pool)).unwrap_or(i64::MAX)
     }
 
-    /// When the next job falls due for which somebody waits; what is due now goes over to the ready ones.
-    pub fn next_due(&mut self, at: usize, now: i64) -> Option<i64> {
-        self.entries.get(at).filter(|entry| entry.line.count > 0)?;
+    /// When the next job falls due for which somebody waits (`always`: somebody does); what is due now goes over to the ready ones.
+    pub fn next_due(&mut self, at: usize, now: i64, always: bool) -> Option<i64> {
+        self.entries.get(at).filter(|entry| entry.line.count > 0 || always)?;
         let now = self.clock(at, now);
         self.move_due(at, now);
         let is_known = self.entries.get(at).is_some_and(|entry| entry.ready.horizon() > Key::MIN);
@@ -365,6 +368,12 @@ impl Stripe<'_> {
         let behind = if is_known { due.horizon().run_at } else { i64::MAX };
         let until = due.first_run_at(&pool).unwrap_or(i64::MAX).min(behind);
         (until < i64::MAX).then_some(until)
+    }
+
+    /// The queue, if jobs have gone over to the ready ones since the last time that this was asked.
+    pub fn came_due(&mut self, at: usize) -> Option<QueueKey> {
+        let entry = self.entries.get_mut(at)?;
+        std::mem::take(&mut entry.came_due).then_some(entry.key)
     }
 
     /// The clock as it counts for this queue, for refills too: small steps back are ignored, a large one empties the entry.
@@ -415,6 +424,9 @@ impl Stripe<'_> {
         for moved in 0..CHUNK {
             let Some((due, mut pool)) = self.parts(at, Side::Due) else { return Moved::All(moved) };
             let Some(candidate) = due.take_due(&mut pool, now) else { return Moved::All(moved) };
+            if let Some(entry) = self.entries.get_mut(at) {
+                entry.came_due = true;
+            }
             self.wake(at, |waiter| waiter.wants(candidate.kind));
             self.offer_to(at, Side::Ready, &candidate);
         }

@@ -3,6 +3,7 @@
 pub mod blocks;
 pub mod call;
 pub mod datum;
+pub mod doorbell;
 pub mod grant;
 pub mod heap;
 pub mod leases;

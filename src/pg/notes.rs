@@ -8,7 +8,7 @@
 
 use super::stripes::{self, Refill};
 use super::switch::table_oid;
-use super::{server, shmem};
+use super::{doorbell, server, shmem};
 use crate::dispatch::stripe::QueueKey;
 use crate::dispatch::{Candidate, Key};
 use crate::error::Error;
@@ -283,6 +283,9 @@ pub(super) fn transaction_ends(committed: bool) {
     if let Some((refill, _)) = notes.refill.take() {
         stripes::abandon(&refill);
     }
+    if committed {
+        ring(notes);
+    }
     if notes.count > 0 {
         let list = notes.list.get_mut(..notes.count).unwrap_or_default();
         act(list, |note| if committed { note.when.commit } else { note.when.abort });
@@ -296,6 +299,17 @@ pub(super) fn transaction_ends(committed: bool) {
         stripes::forget_database(server::database_oid().to_u32());
     }
     transaction_is_prepared();
+}
+
+/// Tells of the queues that have jobs now. Those who wait are woken by what is offered, those who LISTEN by this.
+fn ring(notes: &Notes) {
+    let now = server::wall_clock_micros();
+    for note in notes.list.iter().take(notes.count).filter(|note| note.when.commit && note.candidate.run_at <= now) {
+        doorbell::ring(&note.key);
+    }
+    for crowd in notes.crowds.iter().take(notes.crowd_count) {
+        doorbell::ring(&crowd.key);
+    }
 }
 
 /// Whoever commits or rolls back what is prepared has the queues forgotten (super::two_phase).

@@ -1,6 +1,7 @@
 //! Small facts about the server and this session.
 
 use pgrx::pg_sys;
+use std::ffi::{CStr, c_char, c_void};
 
 unsafe extern "C-unwind" {
     // Postgres's own, without pgrx's guard: it raises nothing, and is called after commit.
@@ -132,4 +133,14 @@ pub(super) fn last_shutdown_was_clean() -> bool {
         }
         clean
     }
+}
+
+/// The check of a setting that names a channel.
+///
+/// # Safety
+/// A check hook: called by Postgres only.
+pub unsafe extern "C-unwind" fn check_channel(value: *mut *mut c_char, _: *mut *mut c_void, _: pg_sys::GucSource::Type) -> bool {
+    // SAFETY: Postgres passes a pointer to a string, or to null.
+    let name = unsafe { value.as_ref().filter(|name| !name.is_null()).map(|name| CStr::from_ptr(*name)) };
+    name.is_none_or(|name| name.to_bytes().len() < pg_sys::NAMEDATALEN as usize)
 }

@@ -3,6 +3,7 @@
 //! All of it may vanish in a crash; nothing about jobs is in here.
 
 use super::blocks::Marks;
+use super::doorbell::Bells;
 use super::{leases, server, stripes};
 use pgrx::pg_sys;
 use std::sync::atomic::{AtomicI32, AtomicI64, AtomicPtr, AtomicU32, Ordering::SeqCst};
@@ -41,6 +42,7 @@ struct Shared {
     maintainers: [Maintainer; MAINTAINERS],
     /// Of the same databases.
     marks: [Marks; MAINTAINERS],
+    bells: [Bells; MAINTAINERS],
 }
 
 /// Set in the postmaster and inherited by every process it forks; null without preload.
@@ -187,9 +189,16 @@ pub fn maintainer(database: pg_sys::Oid) -> Option<&'static Maintainer> {
 
 /// The marks of a database's job table; None while no maintainer has been there.
 pub(super) fn marks(database: pg_sys::Oid) -> Option<&'static Marks> {
-    let shared = shared()?;
-    let n = shared.maintainers.iter().position(|slot| slot.database.load(SeqCst) == database.to_u32())?;
-    shared.marks.get(n)
+    shared()?.marks.get(slot_number(database.to_u32())?)
+}
+
+/// The bells of a database's queues; None while no maintainer has been there. Neither allocates nor raises.
+pub(super) fn bells(database: u32) -> Option<&'static Bells> {
+    shared()?.bells.get(slot_number(database)?)
+}
+
+fn slot_number(database: u32) -> Option<usize> {
+    shared()?.maintainers.iter().position(|slot| slot.database.load(SeqCst) == database)
 }
 
 /// Takes the slot of a database for this process; None when another living process has it or all are taken.

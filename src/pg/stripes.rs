@@ -3,7 +3,7 @@
 //! Its size is a setting. What runs under a lock is bounded, raises nothing and calls nothing of the server: the functions used by
 //! the callbacks after commit must not fail. Without preload there is no such memory, and everything here answers "nothing is known".
 
-use super::{server, shmem};
+use super::{doorbell, server, shmem};
 use crate::dispatch::stripe::{Counts, Entry, Found, QueueKey, Search, Side, Stripe};
 use crate::dispatch::tree::{Free, Slot};
 use crate::dispatch::waiters::{Places, Waiter, Wakes};
@@ -211,16 +211,17 @@ pub fn take(key: &QueueKey, batch: usize, kinds: Option<&[u32]>) -> Option<Taken
 
 /// Jobs that became ready, or will be. Neither allocates nor raises.
 pub fn offer<'c>(key: &QueueKey, candidates: impl Iterator<Item = &'c Candidate>) {
+    let always = doorbell::is_listened(key.database);
     let earlier = with(stripe_of(key), |stripe, _| {
         let Some(at) = stripe.find(key) else { return false };
         let now = server::wall_clock_micros();
-        let before = stripe.timer(at);
+        let before = stripe.timer(at, always);
         candidates.for_each(|candidate| {
             stripe.offer(at, candidate, now);
         });
-        stripe.timer(at) < before
+        stripe.timer(at, always) < before
     });
-    // Somebody waits, and his job comes earlier than the maintainer has set his alarm for.
+    // Somebody waits or listens, and his job comes earlier than the maintainer has set his alarm for.
     if earlier == Some(true) {
         shmem::wake_maintainer(key.database);
     }
@@ -315,9 +316,10 @@ pub fn end(refill: &Refill, rows: &[Candidate], next: Key) -> bool {
             }
         });
     }
+    let always = doorbell::is_listened(refill.key.database);
     let (more, timer) = with(stripe_of(&refill.key), |stripe, _| {
         let Some(at) = stripe.find(&refill.key) else { return (false, i64::MAX) };
-        (stripe.end(at, refill.side, refill.number, next), stripe.timer(at))
+        (stripe.end(at, refill.side, refill.number, next), stripe.timer(at, always))
     })
     .unwrap_or((false, i64::MAX));
     if refill.side == Side::Due && timer < i64::MAX {
@@ -379,7 +381,7 @@ impl Standing {
         let owner = latch as usize as u64;
         let (n, timer) = with(stripe_of(key), |stripe, _| {
             let at = stripe.entry(key)?;
-            stripe.join(at, owner, kinds).map(|n| (n, stripe.timer(at)))
+            stripe.join(at, owner, kinds).map(|n| (n, stripe.timer(at, false)))
         })??;
         // The maintainer sets no alarm for queues that nobody waits for.
         if timer < i64::MAX {
@@ -415,17 +417,29 @@ impl Standing {
     }
 }
 
-/// When the next job falls due for which somebody waits in this database. What is due now is offered to them.
+/// When the next job falls due for which somebody waits or listens in this database. What is due now is offered to them.
 pub fn next_due() -> Option<i64> {
     let database = server::database_oid().to_u32();
-    let now = server::wall_clock_micros();
+    let (now, always) = (server::wall_clock_micros(), doorbell::is_listened(database));
+    let mut came_due = Vec::with_capacity(if always { ENTRIES } else { 0 });
     let of_stripe = |n| {
         with(n, |stripe, _| {
-            let due = |at| if stripe.database_at(at) == Some(database) { stripe.next_due(at, now) } else { None };
+            let due = |at| {
+                if stripe.database_at(at) != Some(database) {
+                    return None;
+                }
+                let next = stripe.next_due(at, now, always);
+                if always {
+                    came_due.extend(stripe.came_due(at));
+                }
+                next
+            };
             (0..QUEUES_PER_STRIPE).filter_map(due).min()
         })?
     };
-    (0..STRIPES).filter_map(of_stripe).min()
+    let next = (0..STRIPES).filter_map(of_stripe).min();
+    came_due.iter().for_each(doorbell::ring);
+    next
 }
 
 /// How the memory is used, by all databases.

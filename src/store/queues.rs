@@ -140,6 +140,13 @@ pub fn drop(session: &Session, id: i32, now: Timestamp, force: bool) -> Result<i
     Ok(session.run(&DROP, &[id.into(), now.into(), force.into()])?.bigint(0, 1).unwrap_or(0))
 }
 
+/// Notifies of the queues that are not paused and whose ids leave one of these remainders.
+pub fn notify(session: &Session, channel: &str, remainders: &[i64], divisor: i64) -> Result<(), Error> {
+    statement!(NOTIFY, "notify", [Text, BigIntArray, BigInt], Free);
+    session.run(&NOTIFY, &[channel.into(), remainders.into(), divisor.into()])?;
+    Ok(())
+}
+
 /// The longest retention of any queue, in ms.
 pub fn longest_retention_ms(session: &Session) -> Result<i64, Error> {
     statement!(LONGEST, "longest_retention", [], Free);

@@ -27,6 +27,7 @@ pub struct EntryView {
     asked: bool,
     pub line: Line,
     unwoken: bool,
+    came_due: bool,
 }
 
 #[repr(C)]

@@ -161,7 +161,7 @@ impl World {
         let ((), wakes) = self.memory.hold(|stripe| {
             let known: Vec<usize> = stripe.queues().map(|(at, _)| at).collect();
             for at in known {
-                stripe.next_due(at, now);
+                stripe.next_due(at, now, false);
             }
         });
         self.wake(&wakes);

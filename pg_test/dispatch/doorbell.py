@@ -1,0 +1,89 @@
+"""The doorbell: whoever LISTENs on jobq.notify_channel hears which queues have jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cluster import Cluster
+from live import PATIENCE_SECONDS, Connection, connect, scalar, sqlstate, until
+from report import Report, expect, expect_equal
+from scenes import ENQUEUE_MANY, queue_that_is_known, scene
+
+
+@contextmanager
+def doorbell(server: Cluster, root: Connection) -> Iterator[Connection]:
+    """A session that listens."""
+    root.execute("ALTER SYSTEM SET jobq.notify_channel = 'new jobs'")
+    root.execute("SELECT pg_reload_conf()")
+    try:
+        with connect(server) as ear:
+            ear.execute('LISTEN "new jobs"')
+            # Nobody tells when the maintainer has read the setting: until it rings.
+            queue_that_is_known(root, "start")
+            until(lambda: root.execute("SELECT jobq.enqueue('k', queue => 'start')") and heard(ear, 0.2), "the first ring")
+            while heard(ear, 1):
+                pass
+            yield ear
+    finally:
+        root.execute("ALTER SYSTEM RESET jobq.notify_channel")
+        root.execute("SELECT pg_reload_conf()")
+        root.execute("SELECT jobq.drop_queue('start', true)")
+
+
+def heard(ear: Connection, seconds: float = PATIENCE_SECONDS, rings: int = 1) -> list[str]:
+    """What came by the time so many notifications were there."""
+    return [note.payload for note in ear.notifies(timeout=seconds, stop_after=rings)]
+
+
+@scene("the doorbell: one ring for each queue of a commit, none for what is rolled back or paused, one when the queue goes on")
+def rings(server: Cluster, report: Report) -> None:
+    with connect(server) as root, doorbell(server, root) as ear:
+        for queue in ("bell", "paused", "other"):
+            queue_that_is_known(root, queue)
+        with root.transaction():
+            root.execute(ENQUEUE_MANY, [300, "bell"])
+            root.execute("SELECT jobq.enqueue('k', queue => 'other') FROM generate_series(1, 3)")
+        expect_equal(sorted(heard(ear, rings=2)), ["bell", "other"], "heard of one commit")
+        root.execute("BEGIN; SELECT jobq.enqueue('k', queue => 'bell'); ROLLBACK")
+        root.execute("SELECT jobq.pause('paused')")
+        root.execute("SELECT jobq.enqueue('k', queue => 'paused')")
+        root.execute("SELECT jobq.enqueue('k', queue => 'other')")
+        expect_equal(heard(ear), ["other"], "heard after a rollback, and after a commit in a paused queue")
+        root.execute("SELECT jobq.resume('paused')")
+        expect_equal(heard(ear), ["paused"], "heard when it went on")
+        [(id, lease)] = root.execute("SELECT id, lease FROM jobq.claim('other')").fetchall()
+        root.execute("SELECT jobq.release(%s, %s)", [id, lease])
+        expect_equal(heard(ear), ["other"], "heard of a release")
+        for queue in ("bell", "paused", "other"):
+            root.execute("SELECT jobq.drop_queue(%s, true)", [queue])
+
+
+@scene("the doorbell rings for scheduled jobs when they fall due, also for those that a claim has left, and not before")
+def rings_for_due_jobs(server: Cluster, report: Report) -> None:
+    with connect(server) as root, doorbell(server, root) as ear:
+        queue_that_is_known(root, "later")
+        expect_equal(root.execute("SELECT * FROM jobq.claim('later')").fetchall(), [], "nothing yet")
+        root.execute("SELECT jobq.enqueue('k', queue => 'later', delay => '700 ms') FROM generate_series(1, 5)")
+        root.execute("SELECT jobq.enqueue('k', queue => 'later', delay => '1 h')")
+        expect_equal(heard(ear), ["later"], "heard")
+        due = "SELECT count(*) FROM jobq.jobs WHERE queue = 'later' AND run_at <= clock_timestamp()"
+        expect(scalar(root, due) > 0, "a job was due when the bell rang")
+        root.execute("SELECT jobq.drop_queue('later', true)")
+
+
+@scene("the doorbell's channel is one that can be listened to, and empty means silence")
+def channel(server: Cluster, report: Report) -> None:
+    with connect(server) as root:
+        expect_equal(sqlstate(root, f"ALTER SYSTEM SET jobq.notify_channel = '{'x' * 64}'"), "22023", "64 bytes")
+        with doorbell(server, root) as ear:
+            queue_that_is_known(root, "quiet")
+            root.execute("ALTER SYSTEM SET jobq.notify_channel = ''")
+            root.execute("SELECT pg_reload_conf()")
+
+            def silent() -> bool:
+                root.execute("SELECT jobq.enqueue('k', queue => 'quiet')")
+                return not heard(ear, 1)
+
+            until(silent, "a commit that nobody is told of")
+            root.execute("SELECT jobq.drop_queue('quiet', true)")
