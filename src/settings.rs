@@ -115,7 +115,7 @@ pub fn define(preloading: bool) {
     milliseconds(
         c"jobq.sweep_interval",
         c"How often the background worker looks for ready jobs that shared memory does not know of.",
-        c"They come from a restore, logical replication, or a row changed by hand. A pass over a large table is followed by a pause of ten times the processor time it took.",
+        c"They come from a restore, logical replication, or a row changed by hand. A pass over a large table is followed by a pause of fifty times the processor time it took.",
         &SWEEP_INTERVAL,
         100,
         3_600_000,

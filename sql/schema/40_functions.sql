@@ -138,6 +138,10 @@ CREATE FUNCTION jobq.job(id uuid) RETURNS SETOF jobq.jobs
     LANGUAGE c STABLE ROWS 1 AS 'MODULE_PATHNAME', 'jobq_job';
 COMMENT ON FUNCTION jobq.job IS 'The job with this id, by index; no row when there is none.';
 
+CREATE FUNCTION jobq.why(id uuid) RETURNS text
+    LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'jobq_why';
+COMMENT ON FUNCTION jobq.why IS 'One sentence for people: why this job is not running now and when it can, or what became of it.';
+
 CREATE FUNCTION jobq.stats(queue text DEFAULT NULL) RETURNS SETOF jobq.queue_stats
     LANGUAGE c STABLE ROWS 10 AS 'MODULE_PATHNAME', 'jobq_stats';
 COMMENT ON FUNCTION jobq.stats IS 'One row per queue (all): counts, what finished today, how long the oldest ready job waits, how many workers hold jobs.';

@@ -1,4 +1,4 @@
-//! job, stats, diagnose, version: they look and change nothing, and run on a standby.
+//! job, why, stats, diagnose, version: they look and change nothing, and run on a standby.
 
 use super::{queue_name, required};
 use crate::clock::Timestamp;
@@ -20,6 +20,13 @@ pub fn job(call: &Call) -> Outcome {
         Ok(())
     })?;
     Ok(Answer::Null)
+}
+
+/// `jobq.why(id)`
+pub fn why(call: &Call) -> Outcome {
+    let id = required(call.uuid(0), "id")?;
+    let sentence = as_owner(|session| store::inspect::why(session, id, Timestamp::now()))?;
+    Ok(sentence.map_or(Answer::Null, |sentence| Answer::Text(sentence.into())))
 }
 
 /// `jobq.stats(queue)`

@@ -50,6 +50,7 @@ sql_functions! {
     jobq_grant_access => access::grant_access,
     jobq_revoke_access => access::revoke_access,
     jobq_job => inspect::job,
+    jobq_why => inspect::why,
     jobq_stats => inspect::stats,
     jobq_diagnose => inspect::diagnose,
     jobq_seen_at => leases::seen_at,

@@ -13,6 +13,12 @@ pub fn job<'s>(session: &'s Session, id: Uuid) -> Result<Rows<'s>, Error> {
     session.look(&JOB, &[id.into()])
 }
 
+/// The sentence of `jobq.why`.
+pub fn why(session: &Session, id: Uuid, now: Timestamp) -> Result<Option<String>, Error> {
+    statement!(WHY, "why", [Uuid, Timestamp]);
+    Ok(session.look(&WHY, &[id.into(), now.into()])?.string(0, 1))
+}
+
 /// Rows of jobq.queue_stats.
 pub fn stats<'s>(session: &'s Session, queue: Option<i32>, now: Timestamp) -> Result<Rows<'s>, Error> {
     statement!(STATS, "stats", [Int, Timestamp], Free);
