@@ -132,6 +132,52 @@ check("complete_many: a result for each, arrays stay arrays, null is none; on_st
   equal(await Promise.all(ids.map(async (id) => (await job(id)).result)), [[[1, 2], [3, 4]], null, null]);
 });
 
+check("complete_and_claim: one call ends a job and brings the next one", async () => {
+  const [first, second] = [await enqueue("a"), await enqueue("b")];
+  const n = null;
+  const call = (held, results = n) => {
+    const [ids, leases] = [sql.param(held.map((j) => j.id)), sql.param(held.map((j) => j.lease))];
+    return sql`SELECT * FROM jobq.complete_and_claim(${ids}, ${leases}, ${results}, ${n}, ${n}, ${"ada"}, ${n}, ${n}, ${n}, ${n})`;
+  };
+  const held = await rows(call([]));
+  equal(held.map(({ id }) => id), [first]);
+  const following = await rows(call(held, JSON.stringify([{ n: 7 }])));
+  equal(following.map(({ id, kind, payload, attempt }) => [id, kind, payload, attempt]), [[second, "b", {}, 1]]);
+  assert.ok(isDigits(following[0].lease));
+  equal([(await job(first)).state, (await job(first)).result], ["completed", { n: 7 }]);
+  await refused(() => db.execute(call(held)), "JQ002", state);
+  equal(await rows(call(following)), []);
+  equal((await job(second)).state, "completed");
+});
+
+check("claim_wait: an array of objects", async () => {
+  const sent = await value(sql`SELECT jobq.enqueue('add', ${JSON.stringify({ a: 1, b: 2 })})`);
+  const { rows: [{ jobs }] } = await db.execute(sql`CALL jobq.claim_wait(wait => ${"20 s"}, worker => ${"ada"})`);
+  for (const { id, lease, payload } of jobs) {
+    const result = JSON.stringify([payload.a + payload.b]);
+    await db.execute(sql`SELECT jobq.complete(${id}, ${lease}, ${result})`);
+  }
+  equal(jobs.map(({ id, attempt, last_error }) => [id, attempt, last_error]), [[sent, 1, null]]);
+  assert.ok(Number.isSafeInteger(jobs[0].lease) && jobs[0].lease > 0, `${jobs[0].lease}`);
+  equal([(await job(sent)).state, (await job(sent)).result], ["completed", [3]]);
+});
+
+check("claim_wait: waits for a job that another connection enqueues; [] when the time is over; every argument by position", async () => {
+  const [n, kinds] = [null, sql.param(["a"])];
+  const waiting = value(sql`CALL jobq.claim_wait(${n}, ${n}, ${"1 hour"}, ${"ada"}, ${"1 min"}, ${kinds}, ${n}, ${n})`);
+  const [[held], id] = await Promise.all([waiting, enqueue("a")]);
+  equal([held.id, held.payload], [id, {}]);
+  equal(await value(sql`CALL jobq.claim_wait(wait => ${"1 ms"})`), []);
+});
+
+check("claim_wait inside a transaction: 25001; outside, an hour's wait is over at once when there is a job", async () => {
+  const id = await enqueue();
+  const error = await refused(() => db.transaction((tx) => tx.execute(sql`CALL jobq.claim_wait()`)), "25001", state);
+  assert.match(error.cause.hint, /autocommit/);
+  const [held] = await value(sql`CALL jobq.claim_wait(wait => '1 hour')`);
+  equal([held.id, held.attempt], [id, 1]);
+});
+
 check("fail, release, cancel", async () => {
   let held = await claimed();
   equal(await value(sql`SELECT jobq.fail(${held.id}, ${held.lease}, ${"no route"}, ${"0 s"})`), "pending");
@@ -258,7 +304,7 @@ check("every column of every row arrives as a JavaScript value of its own", asyn
   allSeen("check_result.hint");
 });
 
-check("on postgres.js: payloads as JSON.stringify too, times as ISO strings", async () => {
+check("on postgres.js: payloads as JSON.stringify too, times as ISO strings; claim_wait and complete_and_claim", async () => {
   const connection = postgres(process.env.DATABASE_URL, { max: 1, onnotice: () => {} });
   const other = drizzlePostgresJs(connection);
   try {
@@ -271,6 +317,13 @@ check("on postgres.js: payloads as JSON.stringify too, times as ISO strings", as
     equal(ended.map((row) => row.completed), [true, true]);
     equal((await job(held[0].id)).result, [1]);
     await refused(() => other.execute(sql`SELECT jobq.complete(${held[0].id}, ${held[0].lease})`), "JQ002", state);
+    await other.execute(sql`SELECT jobq.enqueue('resize', ${JSON.stringify([5])})`);
+    const [{ jobs: waited }] = await other.execute(sql`CALL jobq.claim_wait(wait => ${"20 s"}, worker => ${"ada"})`);
+    equal(waited.map((j) => j.payload), [[5]]);
+    const [mine, its] = [sql.param([waited[0].id]), sql.param([waited[0].lease])];
+    equal([...(await other.execute(sql`SELECT * FROM jobq.complete_and_claim(${mine}, ${its})`))], []);
+    equal((await job(waited[0].id)).state, "completed");
+    await refused(() => other.transaction((tx) => tx.execute(sql`CALL jobq.claim_wait()`)), "25001", state);
   } finally {
     await connection.end();
   }

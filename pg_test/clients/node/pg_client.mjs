@@ -162,6 +162,49 @@ check("complete_many: a result for each, arrays stay arrays, null is none; on_st
   await refused(() => rows(sql, [[ids[2]], [ids[1]]], [[jobs[2].lease], [jobs[1].lease]], null, null), "22023");
 });
 
+check("complete_and_claim: one call ends a job and brings the next one", async () => {
+  const [first, second] = [await enqueue("a"), await enqueue("b")];
+  const sql = "SELECT * FROM jobq.complete_and_claim($1, $2, $3, worker => 'ada')";
+  const [held] = await rows(sql, [], [], null);
+  equal(held.id, first);
+  const [following] = await rows(sql, [held.id], [held.lease], JSON.stringify([{ n: 7 }]));
+  equal([following.id, following.kind, following.payload, following.attempt], [second, "b", {}, 1]);
+  assert.ok(isDigits(following.lease) && following.run_at instanceof Date);
+  equal([(await job(first)).state, (await job(first)).result, (await job(second)).worker], ["completed", { n: 7 }, "ada"]);
+  await refused(() => rows(sql, [held.id], [held.lease], null), "JQ002");
+  const every = "SELECT * FROM jobq.complete_and_claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+  equal(await rows(every, [following.id], [following.lease], ...Array(8).fill(null)), []);
+  equal((await job(second)).state, "completed");
+});
+
+check("claim_wait: an array of objects", async () => {
+  const sent = await value("SELECT jobq.enqueue('add', $1)", { a: 1, b: 2 });
+  const { rows: [{ jobs }] } = await pool.query("CALL jobq.claim_wait(wait => $1, worker => $2)", ["20 s", "ada"]);
+  for (const { id, lease, payload } of jobs) {
+    await pool.query("SELECT jobq.complete($1, $2, $3)", [id, lease, { sum: payload.a + payload.b }]);
+  }
+  equal(jobs.map(({ id, attempt, last_error }) => [id, attempt, last_error]), [[sent, 1, null]]);
+  assert.ok(Number.isSafeInteger(jobs[0].lease) && jobs[0].lease > 0, `${jobs[0].lease}`);
+  equal([(await job(sent)).state, (await job(sent)).result], ["completed", { sum: 3 }]);
+});
+
+check("claim_wait: waits for a job that another connection enqueues; [] when the time is over; every argument by position", async () => {
+  const every = "CALL jobq.claim_wait($1, $2, $3, $4, $5, $6, $7, $8)";
+  const waiting = value(every, null, null, "1 hour", "ada", "1 min", ["a"], null, null);
+  const [[held], id] = await Promise.all([waiting, enqueue("a")]);
+  equal([held.id, held.payload], [id, {}]);
+  equal(await value("CALL jobq.claim_wait(wait => $1)", "1 ms"), []);
+});
+
+check("claim_wait inside a transaction, or with another statement in one message: 25001; outside, an hour's wait is over at once when there is a job", async () => {
+  const id = await enqueue();
+  const error = await refused(() => transaction((client) => client.query("CALL jobq.claim_wait()")), "25001");
+  assert.match(error.hint, /autocommit/);
+  await refused(() => pool.query("CALL jobq.claim_wait(); SELECT 1"), "25001");
+  const [held] = await value("CALL jobq.claim_wait(wait => '1 hour')");
+  equal([held.id, held.attempt], [id, 1]);
+});
+
 check("fail, release, cancel", async () => {
   let held = await claimed();
   equal(await value("SELECT jobq.fail($1, $2, $3, $4)", held.id, held.lease, "no route", "0 s"), "pending");

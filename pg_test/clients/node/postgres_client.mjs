@@ -118,6 +118,48 @@ check("complete_many: a result for each, arrays stay arrays, null is none; on_st
   equal(await Promise.all(ids.map(async (id) => (await job(id)).result)), [[[1, 2], [3, 4]], null, null]);
 });
 
+check("complete_and_claim: one call ends a job and brings the next one", async () => {
+  const [first, second] = [await enqueue("a"), await enqueue("b")];
+  const [held] = await sql`SELECT * FROM jobq.complete_and_claim(${[]}, ${[]})`;
+  equal(held.id, first);
+  const results = sql.json([{ n: 7 }]);
+  const [following] = await sql`SELECT * FROM jobq.complete_and_claim(${[held.id]}, ${[held.lease]}, ${results}, worker => ${"ada"})`;
+  equal([following.id, following.kind, following.payload, following.attempt], [second, "b", {}, 1]);
+  assert.ok(isDigits(following.lease) && following.run_at instanceof Date);
+  equal([(await job(first)).state, (await job(first)).result, (await job(second)).worker], ["completed", { n: 7 }, "ada"]);
+  await refused(() => sql`SELECT * FROM jobq.complete_and_claim(${[held.id]}, ${[held.lease]})`, "JQ002");
+  const [n, ids, leases] = [null, [following.id], [following.lease]];
+  const last = await sql`SELECT * FROM jobq.complete_and_claim(${ids}, ${leases}, ${n}, ${n}, ${n}, ${n}, ${n}, ${n}, ${n}, ${n})`;
+  equal([last.length, (await job(second)).state], [0, "completed"]);
+});
+
+check("claim_wait: an array of objects", async () => {
+  const sent = await value(sql`SELECT jobq.enqueue('add', ${{ a: 1, b: 2 }})`);
+  const [{ jobs }] = await sql`CALL jobq.claim_wait(wait => ${"20 s"}, worker => ${"ada"})`;
+  for (const { id, lease, payload } of jobs) {
+    await sql`SELECT jobq.complete(${id}, ${lease}, ${{ sum: payload.a + payload.b }})`;
+  }
+  equal(jobs.map(({ id, attempt, last_error }) => [id, attempt, last_error]), [[sent, 1, null]]);
+  assert.ok(Number.isSafeInteger(jobs[0].lease) && jobs[0].lease > 0, `${jobs[0].lease}`);
+  equal([(await job(sent)).state, (await job(sent)).result], ["completed", { sum: 3 }]);
+});
+
+check("claim_wait: waits for a job that another connection enqueues; [] when the time is over; every argument by position", async () => {
+  const n = null;
+  const waiting = value(sql`CALL jobq.claim_wait(${n}, ${n}, ${"1 hour"}, ${"ada"}, ${"1 min"}, ${["a"]}, ${n}, ${n})`);
+  const [[held], id] = await Promise.all([waiting, enqueue("a")]);
+  equal([held.id, held.payload], [id, {}]);
+  equal(await value(sql`CALL jobq.claim_wait(wait => ${"1 ms"})`), []);
+});
+
+check("claim_wait inside a transaction: 25001; outside, an hour's wait is over at once when there is a job", async () => {
+  const id = await enqueue();
+  const error = await refused(() => sql.begin((tx) => tx`CALL jobq.claim_wait()`), "25001");
+  assert.match(error.hint, /autocommit/);
+  const [held] = await value(sql`CALL jobq.claim_wait(wait => '1 hour')`);
+  equal([held.id, held.attempt], [id, 1]);
+});
+
 check("fail, release, cancel", async () => {
   let held = await claimed();
   equal(await value(sql`SELECT jobq.fail(${held.id}, ${held.lease}, ${"no route"}, ${"0 s"})`), "pending");

@@ -124,6 +124,51 @@ check("complete_many: a result for each, arrays stay arrays, null is none; on_st
   equal(await Promise.all(ids.map(async (id) => (await job(id)).result)), [[[1, 2], [3, 4]], null, null]);
 });
 
+check("complete_and_claim: one call ends a job and brings the next one", async () => {
+  const [first, second] = [await enqueue("a"), await enqueue("b")];
+  const n = null;
+  const call = (held, results = n) => {
+    const [ids, leases] = [held.map((j) => j.id), held.map((j) => j.lease)];
+    return sql`SELECT * FROM jobq.complete_and_claim(${ids}, ${leases}, ${results}, ${n}, ${n}, ${"ada"}, ${n}, ${n}, ${n}, ${n})`;
+  };
+  const held = await prisma.$queryRaw(call([]));
+  equal(held.map(({ id }) => id), [first]);
+  const following = await prisma.$queryRaw(call(held, JSON.stringify([{ n: 7 }])));
+  equal(following.map(({ id, kind, payload, attempt }) => [id, kind, payload, attempt]), [[second, "b", {}, 1]]);
+  assert.ok(typeof following[0].lease === "bigint" && following[0].run_at instanceof Date);
+  equal([(await job(first)).state, (await job(first)).result], ["completed", { n: 7 }]);
+  await refused(() => prisma.$queryRaw(call(held)), "JQ002", state);
+  equal(await prisma.$queryRaw(call(following)), []);
+  equal((await job(second)).state, "completed");
+});
+
+check("claim_wait by $queryRaw: an array of objects", async () => {
+  const sent = await value(sql`SELECT jobq.enqueue('add', ${{ a: 1, b: 2 }})`);
+  const [{ jobs }] = await prisma.$queryRaw`CALL jobq.claim_wait(wait => ${"20 s"}, worker => ${"ada"})`;
+  for (const { id, lease, payload } of jobs) {
+    await prisma.$queryRaw`SELECT jobq.complete(${id}, ${lease}, ${{ sum: payload.a + payload.b }})`;
+  }
+  equal(jobs.map(({ id, attempt, last_error }) => [id, attempt, last_error]), [[sent, 1, null]]);
+  assert.ok(Number.isSafeInteger(jobs[0].lease) && jobs[0].lease > 0, `${jobs[0].lease}`);
+  equal([(await job(sent)).state, (await job(sent)).result], ["completed", { sum: 3 }]);
+});
+
+check("claim_wait: waits for a job that another connection enqueues; [] when the time is over; every argument by position", async () => {
+  const n = null;
+  const waiting = value(sql`CALL jobq.claim_wait(${n}, ${n}, ${"1 hour"}, ${"ada"}, ${"1 min"}, ${["a"]}, ${n}, ${n})`);
+  const [[held], id] = await Promise.all([waiting, enqueue("a")]);
+  equal([held.id, held.payload], [id, {}]);
+  equal(await value(sql`CALL jobq.claim_wait(wait => ${"1 ms"})`), []);
+});
+
+check("claim_wait inside $transaction: 25001; outside, an hour's wait is over at once when there is a job", async () => {
+  const id = await enqueue();
+  const error = await refused(() => prisma.$transaction((tx) => tx.$queryRaw`CALL jobq.claim_wait()`), "25001", state);
+  assert.match(server(error).hint, /autocommit/);
+  const [held] = await value(sql`CALL jobq.claim_wait(wait => '1 hour')`);
+  equal([held.id, held.attempt], [id, 1]);
+});
+
 check("fail, release, cancel", async () => {
   let held = await claimed();
   equal(await value(sql`SELECT jobq.fail(${held.id}, ${held.lease}, ${"no route"}, ${"0 s"})`), "pending");

@@ -155,6 +155,59 @@ async def _(db):
     equal(len(await db.fetch("SELECT * FROM jobq.complete_many($1, $2, $3, $4)", [], [], None, None)), 0)
 
 
+@check("complete_and_claim: one call ends a job and brings the next one")
+async def _(db):
+    first, second = await enqueue(db), await enqueue(db, payload={"n": 2})
+    [held] = await db.fetch("SELECT * FROM jobq.complete_and_claim($1, $2)", [], [])
+    equal(held["id"], first)
+    sql = "SELECT * FROM jobq.complete_and_claim($1, $2, $3, worker => 'ada')"
+    [following] = await db.fetch(sql, [held["id"]], [held["lease"]], [{"n": 7}])
+    equal((following["id"], following["payload"], following["attempt"]), (second, {"n": 2}, 1))
+    done = await job(db, first)
+    equal((done["state"], done["result"], (await job(db, second))["worker"]), ("completed", {"n": 7}, "ada"))
+    with refused("JQ002"):
+        await db.fetch(sql, [held["id"]], [held["lease"]], None)
+    every = "SELECT * FROM jobq.complete_and_claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
+    equal(await db.fetch(every, [following["id"]], [following["lease"]], *[None] * 8), [])
+    equal((await job(db, second))["state"], "completed")
+
+
+@check("claim_wait: an array of objects")
+async def _(db):
+    id = await enqueue(db, "add", {"a": 1, "b": 2})
+    jobs = await db.fetchval("CALL jobq.claim_wait(wait => $1, worker => 'ada')", timedelta(seconds=20))
+    for held in jobs:
+        result = {"sum": held["payload"]["a"] + held["payload"]["b"]}
+        await db.fetchval("SELECT jobq.complete($1, $2, $3)", held["id"], held["lease"], result)
+    equal([(held["id"], held["attempt"], held["last_error"]) for held in jobs], [(str(id), 1, None)])
+    true(type(held["lease"]) is int and 0 < held["lease"] < 2**53, held["lease"])
+    equal(((await job(db, id))["state"], (await job(db, id))["result"]), ("completed", {"sum": 3}))
+
+
+@check("claim_wait: waits for a job that another connection enqueues; [] when the time is over; every argument by position")
+async def _(db):
+    another = await asyncpg.connect(URL)
+    try:
+        await prepare(another)
+        every = "CALL jobq.claim_wait($1, $2, $3, $4, $5, $6, $7, $8)"
+        waiting = another.fetchval(every, None, None, timedelta(hours=1), "ada", timedelta(minutes=1), ["send_email"], None, None)
+        [held], id = await asyncio.gather(waiting, enqueue(db))
+        equal((held["id"], held["payload"]), (str(id), {}))
+    finally:
+        await another.close()
+    equal(await db.fetchval("CALL jobq.claim_wait(wait => $1)", timedelta(milliseconds=1)), [])
+
+
+@check("claim_wait inside a transaction: 25001; outside, an hour's wait is over at once when there is a job")
+async def _(db):
+    id = await enqueue(db)
+    with refused("25001"):
+        async with db.transaction():
+            await db.fetchval("CALL jobq.claim_wait()")
+    [held] = await db.fetchval("CALL jobq.claim_wait(wait => '1 hour')")
+    equal((held["id"], held["attempt"]), (str(id), 1))
+
+
 @check("fail, release, cancel")
 async def _(db):
     held = await claimed(db)

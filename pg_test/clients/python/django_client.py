@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from urllib.parse import urlsplit
@@ -218,6 +219,64 @@ def _():
         rows(sql, ids, leases, results, None)
     equal([row["completed"] for row in rows(sql, ids, leases, results, "skip")], [True, True, False])
     equal([Job.objects.get(id=id).result for id in ids], [[1, 2], None, None])
+
+
+@check("complete_and_claim: one call ends a job and brings the next one, both ways of binding")
+def _():
+    sql = "SELECT * FROM jobq.complete_and_claim(%s::uuid[], %s::bigint[], %s)"
+    for using in connections:
+        first, second = enqueue("a"), enqueue("b")
+        [held] = rows(sql, [], [], None, using=using)
+        equal(held["id"], first)
+        [following] = rows(sql, [held["id"]], [held["lease"]], json.dumps([{"n": 7}]), using=using)
+        equal((following["id"], following["kind"], following["payload"], following["attempt"]), (second, "b", "{}", 1))
+        equal((Job.objects.get(id=first).state, Job.objects.get(id=first).result), ("completed", {"n": 7}))
+        with refused("JQ002"):
+            rows(sql, [held["id"]], [held["lease"]], None, using=using)
+        every = "SELECT * FROM jobq.complete_and_claim(%s::uuid[], %s::bigint[], %s, %s, %s, %s, %s, %s, %s, %s)"
+        equal(rows(every, [following["id"]], [following["lease"]], *[None] * 8, using=using), [])
+        equal(Job.objects.get(id=second).state, "completed")
+
+
+@check("claim_wait: an array of objects")
+def _():
+    sent = value("SELECT jobq.enqueue('add', %s)", json.dumps({"a": 1, "b": 2}))
+    with connection.cursor() as cursor:
+        cursor.execute("CALL jobq.claim_wait(wait => %s, worker => 'ada')", [timedelta(seconds=20)])
+        [jobs] = cursor.fetchone()
+        for held in json.loads(jobs):
+            result = json.dumps({"sum": held["payload"]["a"] + held["payload"]["b"]})
+            cursor.execute("SELECT jobq.complete(%s, %s, %s)", [held["id"], held["lease"], result])
+    equal((held["id"], held["attempt"], held["last_error"]), (str(sent), 1, None))
+    true(type(held["lease"]) is int and 0 < held["lease"] < 2**53, held["lease"])
+    equal((Job.objects.get(id=sent).state, Job.objects.get(id=sent).result), ("completed", {"sum": 3}))
+
+
+@check("claim_wait: waits for a job that another connection enqueues; [] when the time is over; every argument by position")
+def _():
+    def send():
+        # A thread has connections of its own.
+        enqueue("later")
+        connection.close()
+
+    every = "CALL jobq.claim_wait(%s, %s, %s, %s, %s, %s, %s, %s)"
+    for using in connections:
+        sender = threading.Thread(target=send)
+        sender.start()
+        options = [None, None, timedelta(hours=1), "ada", timedelta(minutes=1), ["later"], None, None]
+        [held] = json.loads(value(every, *options, using=using))
+        sender.join()
+        equal((held["kind"], held["payload"]), ("later", {}))
+        equal(value("CALL jobq.claim_wait(wait => %s)", timedelta(milliseconds=1), using=using), "[]")
+
+
+@check("claim_wait inside atomic: 25001; outside, an hour's wait is over at once when there is a job")
+def _():
+    id = enqueue()
+    with refused("25001"), transaction.atomic():
+        value("CALL jobq.claim_wait()")
+    [held] = json.loads(value("CALL jobq.claim_wait(wait => '1 hour')"))
+    equal((held["id"], held["attempt"]), (str(id), 1))
 
 
 @check("fail, release, cancel")

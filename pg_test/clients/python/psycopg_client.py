@@ -250,20 +250,53 @@ def _(db):
         claim(db, queue="nowhere")
 
 
-@check("complete_and_claim: one call ends a job and brings the next; claim_wait: an array of objects, empty when the time is over")
+@check("complete_and_claim: one call ends a job and brings the next one")
 def _(db):
     first, second = enqueue(db, priority=1), enqueue(db)
-    [held] = db.execute("SELECT * FROM jobq.complete_and_claim(%s::uuid[], %s::bigint[])", [[], []]).fetchall()
+    [held] = db.execute("SELECT * FROM jobq.complete_and_claim(%s::uuid[], %s::bigint[])", ([], [])).fetchall()
     equal(held.id, first)
-    [next_one] = db.execute("SELECT * FROM jobq.complete_and_claim(%s, %s, %s)", [[held.id], [held.lease], Jsonb([{"n": 7}])]).fetchall()
-    equal((next_one.id, job(db, first).state, job(db, first).result), (second, "completed", {"n": 7}))
-    third = enqueue(db, payload=Jsonb({"n": 1}))
-    [waited] = value(db, "CALL jobq.claim_wait(wait => %s)", timedelta(seconds=5))
-    equal((waited["id"], waited["payload"], waited["attempt"]), (str(third), {"n": 1}, 1))
-    equal(value(db, "SELECT jobq.complete(%s, %s)", waited["id"], waited["lease"]), "completed")
-    equal(value(db, "CALL jobq.claim_wait(wait => '1 ms')"), [])
-    with refused("25001"), db.transaction():
+    sql = "SELECT * FROM jobq.complete_and_claim(%s, %s, %s, worker => 'ada')"
+    [following] = db.execute(sql, ([held.id], [held.lease], Jsonb([{"n": 7}]))).fetchall()
+    equal((following.id, following.kind, following.payload, following.attempt), (second, "send_email", {}, 1))
+    equal((job(db, first).state, job(db, first).result, job(db, second).worker), ("completed", {"n": 7}, "ada"))
+    with refused("JQ002"):
+        db.execute(sql, ([held.id], [held.lease], None))
+    every = "SELECT * FROM jobq.complete_and_claim(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+    equal(db.execute(every, ([following.id], [following.lease], *[None] * 8)).fetchall(), [])
+    equal(job(db, second).state, "completed")
+
+
+@check("claim_wait: an array of objects")
+def _(db):
+    id = enqueue(db, "add", payload=Jsonb({"a": 1, "b": 2}))
+    [jobs] = db.execute("CALL jobq.claim_wait(wait => %s, worker => 'ada')", (timedelta(seconds=20),)).fetchone()
+    for held in jobs:
+        result = Jsonb({"sum": held["payload"]["a"] + held["payload"]["b"]})
+        db.execute("SELECT jobq.complete(%s, %s, %s)", (held["id"], held["lease"], result))
+    equal([(held["id"], held["attempt"], held["last_error"]) for held in jobs], [(str(id), 1, None)])
+    true(type(held["lease"]) is int and 0 < held["lease"] < 2**53, held["lease"])
+    equal((job(db, id).state, job(db, id).result, job(db, id).worker), ("completed", {"sum": 3}, "ada"))
+
+
+@check("claim_wait: waits for a job that another connection enqueues; [] when the time is over; every argument by position")
+def _(db):
+    with psycopg.connect(URL, **OPTIONS) as another:
+        sender = threading.Thread(target=enqueue, args=(another,))
+        sender.start()
+        every = "CALL jobq.claim_wait(%s, %s, %s, %s, %s, %s, %s, %s)"
+        [held] = value(db, every, None, None, timedelta(hours=1), "ada", timedelta(minutes=1), ["send_email"], None, None)
+        sender.join()
+    equal((held["kind"], held["payload"]), ("send_email", {}))
+    equal(value(db, "CALL jobq.claim_wait(wait => %s)", timedelta(milliseconds=1)), [])
+
+
+@check("claim_wait inside a transaction: 25001; outside, an hour's wait is over at once when there is a job")
+def _(db):
+    id = enqueue(db)
+    with refused("25001", hint="autocommit"), db.transaction():
         db.execute("CALL jobq.claim_wait()")
+    [held] = value(db, "CALL jobq.claim_wait(wait => '1 hour')")
+    equal((held["id"], held["attempt"]), (str(id), 1))
 
 
 @check("a claim that is rolled back never was")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from uuid import UUID, uuid4
@@ -180,6 +181,68 @@ def _(session):
     rows = session.execute(sql, {**values, "on_stale": "skip"}).all()
     equal([row.completed for row in rows], [True, True, False])
     equal([session.get(Job, j.id).result for j in jobs], [[1, 2], None, None])
+
+
+@check("complete_and_claim: one call ends a job and brings the next one")
+def _(session):
+    first, second = call(session, "enqueue", "a"), call(session, "enqueue", "b", literal([2], JSONB))
+    session.commit()
+    sql = text("SELECT * FROM jobq.complete_and_claim(CAST(:ids AS uuid[]), CAST(:leases AS bigint[]), CAST(:results AS jsonb))")
+    held = session.execute(sql, {"ids": [], "leases": [], "results": None}).one()
+    equal(held.id, first)
+    session.commit()
+    following = session.execute(sql, {"ids": [held.id], "leases": [held.lease], "results": json.dumps([{"n": 7}])}).one()
+    equal((following.id, following.kind, following.payload, following.attempt), (second, "b", [2], 1))
+    equal((session.get(Job, first).state, session.get(Job, first).result), ("completed", {"n": 7}))
+    with refused(session, "JQ002"):
+        session.execute(sql, {"ids": [held.id], "leases": [held.lease], "results": None})
+    ids, leases = bindparam("ids", [following.id], ARRAY(Uuid)), bindparam("leases", [following.lease], ARRAY(BigInteger))
+    every = func.jobq.complete_and_claim(ids, leases, *[None] * 8)
+    equal(session.execute(select(every.table_valued("id"))).all(), [])
+    equal(session.get(Job, second).state, "completed")
+
+
+@check("claim_wait on an AUTOCOMMIT connection: an array of objects")
+def _(session):
+    id = call(session, "enqueue", "add", literal({"a": 1, "b": 2}, JSONB))
+    session.commit()
+    wait = text("CALL jobq.claim_wait(wait => :wait, worker => :worker)")
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as db:
+        for held in db.scalar(wait, {"wait": timedelta(seconds=20), "worker": "ada"}):
+            result = literal({"sum": held["payload"]["a"] + held["payload"]["b"]}, JSONB)
+            db.execute(select(func.jobq.complete(UUID(held["id"]), held["lease"], result)))
+    equal((held["id"], held["attempt"], held["last_error"]), (str(id), 1, None))
+    true(type(held["lease"]) is int and 0 < held["lease"] < 2**53, held["lease"])
+    equal((session.get(Job, id).state, session.get(Job, id).result), ("completed", {"sum": 3}))
+
+
+@check("claim_wait: waits for a job that another connection enqueues; [] when the time is over; every argument by position")
+def _(session):
+    def send():
+        with engine.begin() as another:
+            another.execute(select(func.jobq.enqueue("send_email")))
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as db:
+        every = text("CALL jobq.claim_wait(:queue, :batch, :wait, :worker, :lease_for, :kinds, :bind, NULL)")
+        values = {"queue": None, "batch": None, "worker": "ada", "lease_for": timedelta(minutes=1), "kinds": ["send_email"], "bind": None}
+        [held] = db.scalar(every, {**values, "wait": timedelta(hours=1)})
+        sender.join()
+        equal((held["kind"], held["payload"]), ("send_email", {}))
+        equal(db.scalar(every, {**values, "wait": timedelta(milliseconds=1)}), [])
+
+
+@check("claim_wait in a session's transaction: 25001; outside, an hour's wait is over at once when there is a job")
+def _(session):
+    id = call(session, "enqueue", "a")
+    session.commit()
+    with refused(session, "25001"):
+        session.execute(text("CALL jobq.claim_wait()"))
+    session.rollback()
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as db:
+        [held] = db.scalar(text("CALL jobq.claim_wait(wait => '1 hour')"))
+    equal((held["id"], held["attempt"]), (str(id), 1))
 
 
 @check("fail, release, cancel")

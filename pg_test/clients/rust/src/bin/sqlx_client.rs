@@ -215,6 +215,66 @@ async fn complete_many_with_a_result_for_each_and_on_stale(db: PgPool) -> Result
     Ok(())
 }
 
+async fn complete_and_claim_ends_a_job_and_brings_the_next_one(db: PgPool) -> Result<(), Error> {
+    let (first, second) = (enqueue(&db, None).await?, enqueue(&db, None).await?);
+    let call = |ids: Vec<Uuid>, leases: Vec<i64>, results: Option<Value>| {
+        let text = None::<&str>;
+        let call = query_as::<_, Claimed>("SELECT * FROM jobq.complete_and_claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)");
+        let call = call.bind(ids).bind(leases).bind(results).bind(text).bind(None::<i32>).bind("ada");
+        call.bind(None::<Duration>).bind(None::<Vec<String>>).bind(text).bind(text)
+    };
+    let held = call(vec![], vec![], None).fetch_one(&db).await?;
+    assert_eq!(held.id, first);
+    let next = call(vec![held.id], vec![held.lease], Some(json!([{"n": 7}]))).fetch_one(&db).await?;
+    assert_eq!((next.id, next.payload, next.attempt, next.last_error), (second, json!({}), 1, None));
+    assert_eq!(job(&db, first).await?.result, Some(json!({"n": 7})));
+    assert_refused(call(vec![held.id], vec![held.lease], None).fetch_all(&db).await, "JQ002");
+    assert!(call(vec![next.id], vec![next.lease], None).fetch_optional(&db).await?.is_none());
+    assert_eq!(job(&db, second).await?.state, "completed");
+    Ok(())
+}
+
+async fn claim_wait_gives_an_array_of_objects(db: PgPool) -> Result<(), Error> {
+    let sent: Uuid = query_scalar("SELECT jobq.enqueue('add', $1)").bind(json!({"a": 1, "b": 2})).fetch_one(&db).await?;
+    let call = query_scalar("CALL jobq.claim_wait(wait => $1, worker => $2)").bind(Duration::from_secs(20)).bind("ada");
+    let jobs: Value = call.fetch_one(&db).await?;
+    for job in jobs.as_array().into_iter().flatten() {
+        let (id, lease) = (job["id"].as_str().unwrap_or_default().parse::<Uuid>()?, job["lease"].as_i64());
+        let result = job["payload"]["a"].as_i64().zip(job["payload"]["b"].as_i64()).map(|(a, b)| a + b);
+        query("SELECT jobq.complete($1, $2, $3)").bind(id).bind(lease).bind(json!({"sum": result})).execute(&db).await?;
+    }
+    assert_eq!((jobs[0]["id"].as_str(), jobs[0]["attempt"].as_i64()), (Some(sent.to_string().as_str()), Some(1)));
+    assert!(jobs[0]["lease"].as_i64().is_some_and(|lease| (1..1 << 53).contains(&lease)), "{jobs}");
+    let done = job(&db, sent).await?;
+    assert_eq!((done.state.as_str(), done.result), ("completed", Some(json!({"sum": 3}))));
+    Ok(())
+}
+
+async fn claim_wait_waits_for_a_job_of_another_connection_or_until_the_time_is_over(db: PgPool) -> Result<(), Error> {
+    let call = |wait: Duration| {
+        let (text, minute) = (None::<&str>, Duration::from_secs(60));
+        let call = query_scalar::<_, Value>("CALL jobq.claim_wait($1, $2, $3, $4, $5, $6, $7, $8)").bind(text).bind(None::<i32>);
+        call.bind(wait).bind("ada").bind(minute).bind(vec!["send_email"]).bind(text).bind(None::<Value>)
+    };
+    let (jobs, sent) = tokio::join!(call(Duration::from_secs(3600)).fetch_one(&db), enqueue(&db, None));
+    let (jobs, sent) = (jobs?, sent?);
+    assert_eq!((jobs[0]["id"].as_str(), &jobs[0]["payload"]), (Some(sent.to_string().as_str()), &json!({})));
+    assert_eq!(call(Duration::from_millis(1)).fetch_one(&db).await?, json!([]));
+    Ok(())
+}
+
+async fn claim_wait_inside_a_transaction_is_25001_and_outside_an_hours_wait_is_over_at_once_when_there_is_a_job(
+    db: PgPool,
+) -> Result<(), Error> {
+    let id = enqueue(&db, None).await?;
+    let mut transaction = db.begin().await?;
+    assert_refused(query("CALL jobq.claim_wait()").fetch_one(&mut *transaction).await, "25001");
+    transaction.rollback().await?;
+    let jobs: Value = answer(&db, "CALL jobq.claim_wait(wait => '1 hour')").await?;
+    assert_eq!((jobs[0]["id"].as_str(), jobs[0]["attempt"].as_i64()), (Some(id.to_string().as_str()), Some(1)));
+    Ok(())
+}
+
 async fn fail_release_cancel(db: PgPool) -> Result<(), Error> {
     let held = claimed(&db, None).await?;
     let call = query_scalar("SELECT jobq.fail($1, $2, $3, $4)").bind(held.id).bind(held.lease);
@@ -441,6 +501,10 @@ async fn main() {
         claim_with_every_argument_null_by_position_over_several_queues_and_rolled_back,
         heartbeat_with_broken_progress_and_heartbeat_many,
         complete_many_with_a_result_for_each_and_on_stale,
+        complete_and_claim_ends_a_job_and_brings_the_next_one,
+        claim_wait_gives_an_array_of_objects,
+        claim_wait_waits_for_a_job_of_another_connection_or_until_the_time_is_over,
+        claim_wait_inside_a_transaction_is_25001_and_outside_an_hours_wait_is_over_at_once_when_there_is_a_job,
         fail_release_cancel,
         a_lost_lease_is_jq001_a_repeated_complete_is_jq002,
         a_lease_survives_json,

@@ -202,6 +202,66 @@ async fn complete_many_with_a_result_for_each_and_on_stale(db: Client) -> Result
     Ok(())
 }
 
+async fn complete_and_claim_ends_a_job_and_brings_the_next_one(db: Client) -> Result<(), Error> {
+    let (first, second) = (enqueue(&db, None).await?, enqueue(&db, None).await?);
+    let sql = "SELECT * FROM jobq.complete_and_claim($1, $2, $3, $4, $5, $6, $7::text::interval, $8, $9, $10)";
+    let call = async |ids: &[Uuid], leases: &[i64], results: Option<Value>| -> Result<Vec<Row>, tokio_postgres::Error> {
+        let (text, batch, kinds) = (None::<&str>, None::<i32>, None::<Vec<String>>);
+        db.query(sql, &[&ids, &leases, &results, &text, &batch, &Some("ada"), &text, &kinds, &text, &text]).await
+    };
+    let held = Held::from(call(&[], &[], None).await?.remove(0));
+    assert_eq!(held.id, first);
+    let next = Held::from(call(&[held.id], &[held.lease], Some(json!([{"n": 7}]))).await?.remove(0));
+    assert_eq!((next.id, next.payload, next.attempt, next.last_error), (second, json!({}), 1, None));
+    assert_eq!(column::<Value>(&db, first, "result").await?, json!({"n": 7}));
+    assert_refused(call(&[held.id], &[held.lease], None).await, "JQ002");
+    assert!(call(&[next.id], &[next.lease], None).await?.is_empty());
+    assert_eq!(column::<String>(&db, second, "state").await?, "completed");
+    Ok(())
+}
+
+async fn claim_wait_gives_an_array_of_objects(db: Client) -> Result<(), Error> {
+    let sent: Uuid = value(&db, "SELECT jobq.enqueue('add', $1)", &[&json!({"a": 1, "b": 2})]).await?;
+    let sql = "CALL jobq.claim_wait(wait => $1::text::interval, worker => $2)";
+    let jobs: Value = db.query_one(sql, &[&"20 s", &"ada"]).await?.get("jobs");
+    for job in jobs.as_array().into_iter().flatten() {
+        let (id, lease) = (job["id"].as_str().unwrap_or_default().parse::<Uuid>()?, job["lease"].as_i64());
+        let result = job["payload"]["a"].as_i64().zip(job["payload"]["b"].as_i64()).map(|(a, b)| a + b);
+        db.execute("SELECT jobq.complete($1, $2, $3)", &[&id, &lease, &json!({"sum": result})]).await?;
+    }
+    assert_eq!((jobs[0]["id"].as_str(), jobs[0]["attempt"].as_i64()), (Some(sent.to_string().as_str()), Some(1)));
+    assert!(jobs[0]["lease"].as_i64().is_some_and(|lease| (1..1 << 53).contains(&lease)), "{jobs}");
+    assert_eq!(column::<String>(&db, sent, "state").await?, "completed");
+    assert_eq!(column::<Value>(&db, sent, "result").await?, json!({"sum": 3}));
+    Ok(())
+}
+
+async fn claim_wait_waits_for_a_job_of_another_connection_or_until_the_time_is_over(db: Client) -> Result<(), Error> {
+    let sql = "CALL jobq.claim_wait($1, $2, $3::text::interval, $4, $5::text::interval, $6, $7, $8)";
+    let call = async |wait: &str| -> Result<Value, tokio_postgres::Error> {
+        let (text, batch, jobs, kinds) = (None::<&str>, None::<i32>, None::<Value>, vec!["send_email"]);
+        value(&db, sql, &[&text, &batch, &wait, &Some("ada"), &Some("1 min"), &kinds, &text, &jobs]).await
+    };
+    let another = connect().await?;
+    let (jobs, sent) = tokio::join!(call("1 hour"), enqueue(&another, None));
+    let (jobs, sent) = (jobs?, sent?);
+    assert_eq!((jobs[0]["id"].as_str(), &jobs[0]["payload"]), (Some(sent.to_string().as_str()), &json!({})));
+    assert_eq!(call("1 ms").await?, json!([]));
+    Ok(())
+}
+
+async fn claim_wait_inside_a_transaction_is_25001_and_outside_an_hours_wait_is_over_at_once_when_there_is_a_job(
+    mut db: Client,
+) -> Result<(), Error> {
+    let id = enqueue(&db, None).await?;
+    let transaction = db.transaction().await?;
+    assert_refused(transaction.query_one("CALL jobq.claim_wait()", &[]).await, "25001");
+    transaction.rollback().await?;
+    let jobs: Value = value(&db, "CALL jobq.claim_wait(wait => '1 hour')", &[]).await?;
+    assert_eq!((jobs[0]["id"].as_str(), jobs[0]["attempt"].as_i64()), (Some(id.to_string().as_str()), Some(1)));
+    Ok(())
+}
+
 async fn fail_release_cancel(db: Client) -> Result<(), Error> {
     let held = claimed(&db, None).await?;
     let fail = "SELECT jobq.fail($1, $2, $3, $4::text::interval, $5)";
@@ -422,6 +482,10 @@ async fn main() {
         claim_with_every_argument_null_by_position_over_several_queues_and_rolled_back,
         heartbeat_with_broken_progress_and_heartbeat_many,
         complete_many_with_a_result_for_each_and_on_stale,
+        complete_and_claim_ends_a_job_and_brings_the_next_one,
+        claim_wait_gives_an_array_of_objects,
+        claim_wait_waits_for_a_job_of_another_connection_or_until_the_time_is_over,
+        claim_wait_inside_a_transaction_is_25001_and_outside_an_hours_wait_is_over_at_once_when_there_is_a_job,
         fail_release_cancel,
         a_lost_lease_is_jq001_a_repeated_complete_is_jq002,
         a_lease_survives_json,
