@@ -62,7 +62,8 @@ def lock_timeout(world: World) -> None:
         locker.execute("BEGIN; LOCK TABLE jobq._job IN ACCESS EXCLUSIVE MODE")
         session.execute("SET lock_timeout = '50ms'")
         for sql in ("SELECT * FROM jobq.claim(%(queue)s)", "SELECT jobq.enqueue('k', queue => %(queue)s)",
-                    "SELECT jobq.complete(%(id)s, 1)", "SELECT jobq.cancel(%(id)s)", "SELECT jobq.heartbeat(%(id)s, 1)",
+                    "SELECT jobq.complete(%(id)s, 1)", "CALL jobq.claim_wait(%(queue)s, wait => '1 hour')",
+                    "SELECT * FROM jobq.complete_and_claim('{}', '{}', queue => %(queue)s)", "SELECT jobq.cancel(%(id)s)", "SELECT jobq.heartbeat(%(id)s, 1)",
                     "SELECT jobq.rescue_zombies()"):
             expect_refused(world, session, "55P03", sql, {"queue": queue, "id": id})
         locker.execute("ROLLBACK")

@@ -17,6 +17,8 @@ scene = SCENES = Scenes()
 @scene(70, 107, what="another backend is killed: 57P02, then 57P03 or an answer; no job is lost, "
                      "and no lease is judged during its grace")
 def crash_of_another_backend(world: World) -> None:
+    # Jobs that earlier cases have bound to sessions which are gone: these have no grace.
+    world.app.execute("SELECT jobq.rescue_zombies()")
     queue = world.new_queue()
     waiting_id = enqueue(world.app, queue)
     held_id = enqueue(world.app, world.new_queue())

@@ -11,6 +11,7 @@ each      a list of values, each a case of its own: `:value` passes it as a para
           (also in setup and check). `@name` is looked up in values.py
 state     the SQLSTATE, or 'ok'; or a table of them by Postgres version; or a list of which any will do
 names     what the message or its DETAIL must name, as a regular expression
+unloaded  the SQLSTATE on the server without preload, where it is another one; then nothing else is looked at
 hint      what the hint must contain
 returns   the first row, columns joined by '|', NULL as nothing, booleans as t and f
 rows      how many rows come back
@@ -26,7 +27,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from report import Failed, Report, expect, expect_equal
 from values import CANARY, VALUES
 from world import World
 
-FIELDS = {"row", "what", "role", "setup", "before", "sql", "every", "each", "state", "names", "hint", "returns", "rows", "check"}
+FIELDS = {"row", "what", "role", "setup", "before", "sql", "every", "each", "state", "unloaded", "names", "hint", "returns", "rows", "check"}
 # jobq's own refusals say who speaks; these codes are raised by Postgres as well.
 MUST_NAME = {"22004", "22023", "22001"}
 
@@ -51,6 +52,7 @@ class Case:
     setup: list[str] = field(default_factory=list)
     before: list[str] = field(default_factory=list)
     value: str | None = None
+    unloaded: str | None = None
     names: str | None = None
     hint: str | None = None
     returns: str | None = None
@@ -89,7 +91,7 @@ def _expanded(file: str, entry: dict[str, Any], major: int) -> Iterator[Case]:
         if value and value[1:] and value.startswith("@"):
             value = VALUES[value[1:]]
         yield Case(entry["row"], what, state, sql, entry.get("role", "app"), setup, _list(entry.get("before", [])), value,
-                   entry.get("names"), entry.get("hint"), entry.get("returns"), entry.get("rows"), check)
+                   entry.get("unloaded"), entry.get("names"), entry.get("hint"), entry.get("returns"), entry.get("rows"), check)
 
 
 def _list(one_or_more: str | list[str]) -> list[str]:
@@ -98,6 +100,8 @@ def _list(one_or_more: str | list[str]) -> list[str]:
 
 def run(world: World, cases: list[Case], report: Report, suffix: str = "") -> None:
     for case in cases:
+        if not world.preload and case.unloaded:
+            case = replace(case, state=case.unloaded, names=None, hint="shared_preload_libraries", returns=None, rows=None, check=None)
         if not report.wants(case.title() + suffix):
             continue
         with report.check(case.title() + suffix):

@@ -31,6 +31,7 @@ FINGERPRINT = " UNION ALL ".join(
 class World:
     def __init__(self, install: Install) -> None:
         self.major = install.major
+        self.preload = True
         self.server = Cluster(install, "input", settings={**SETTINGS, "shared_preload_libraries": "jobq"})
         self._sessions: dict[str, Connection] = {}
         self._queues = 0
@@ -63,6 +64,7 @@ class World:
 
     def restart(self, preload: bool) -> None:
         self.disconnect()
+        self.preload = preload
         self.server.configure({"shared_preload_libraries": "jobq" if preload else ""})
         self.server.restart()
         self.connect()
