@@ -20,16 +20,20 @@ import threading
 import time
 import zlib
 from collections import Counter
+from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Callable
 
 import psycopg
 from psycopg.pq import TransactionStatus
-from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
-IDLE_SECONDS = 0.1                       # between two looks at an empty queue
+WAIT = "10 s"                            # how long one call waits for a job, asleep in the server
+STEP_SECONDS = 0.1                       # how soon a pause hears that the worker is to stop
 PAUSE_SECONDS = (2, 4, 8, 16, 30)        # after the first, second, ... error in a row
+# A connection that waits is silent: without these a network that is gone would be noticed after hours.
+KEEPALIVES = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 
 LEASE_LOST = "JQ001"                     # somebody else has the job now: forget it
 ALREADY_FINISHED = "JQ002"               # our earlier attempt to finish it did reach the server
@@ -56,8 +60,9 @@ class CancelJob(Exception):
 class Job:
     """A claimed job. Handlers call `go_on` now and then: it tells progress and hears about reasons to stop."""
 
-    def __init__(self, id: str, lease: int, kind: str, payload: Any, attempt: int, lease_seconds: float) -> None:
-        self.id, self.lease, self.kind, self.payload, self.attempt = id, lease, kind, payload, attempt
+    def __init__(self, claimed: dict[str, Any], lease_seconds: float) -> None:
+        self.id, self.lease, self.attempt = claimed["id"], claimed["lease"], claimed["attempt"]
+        self.kind, self.payload = claimed["kind"], claimed["payload"]
         self.beat_seconds = max(lease_seconds / 3, 0.2)
         self.progress: float | None = None
         self.note: str | None = None
@@ -111,10 +116,13 @@ class Heartbeats(threading.Thread):
 
 
 class Worker:
-    def __init__(self, conninfo: str, queue: str, name: str, handlers: dict[str, Callable[[Job], Writes]]) -> None:
+    def __init__(self, conninfo: str, queue: str, name: str, lease_seconds: float,
+                 handlers: dict[str, Callable[[Job], Writes]]) -> None:
         self.conninfo, self.queue, self.name, self.handlers = conninfo, queue, name, handlers
+        self.lease_seconds = lease_seconds
         self.db: psycopg.Connection | None = None
         self.job: Job | None = None
+        self.waiting = False                             # for a job, in the server
         self.stopping = False
         self.errors = 0                                  # in a row
         self.heartbeats = Heartbeats(self.connect)
@@ -129,9 +137,7 @@ class Worker:
         while not self.stopping:
             try:
                 self.job = self.claim()
-                if self.job is None:
-                    time.sleep(IDLE_SECONDS)
-                else:
+                if self.job is not None:
                     self.work(self.job)
             except psycopg.Error as error:
                 self.recover(error)
@@ -142,17 +148,27 @@ class Worker:
         self.stopping = True
         if self.job is not None:
             self.job.stop = StopJob()
+        if self.waiting and self.db is not None:
+            with suppress(psycopg.Error):                # the wait ends by itself too, only later
+                self.db.cancel_safe(timeout=5)
 
     def claim(self) -> Job | None:
-        """The claim is a transaction of its own (autocommit): only then does it hold while we work."""
-        with self.connection().cursor(row_factory=class_row(Job)) as cursor:
-            cursor.execute("""SELECT id, lease, kind, payload, attempt,
-                                     extract(epoch FROM lease_expires_at - clock_timestamp())::float8 AS lease_seconds
-                              FROM jobq.claim(queue => %s, worker => %s, kinds => %s)""",
-                           (self.queue, self.name, list(self.handlers)))
-            job = cursor.fetchone()
+        """Waits in the server until there is a job; None when WAIT is over or the worker is asked to stop. The call is
+        alone, in no transaction (autocommit): only then may it wait, and does the claim hold while we work."""
+        db = self.connection()
+        self.waiting = True
+        try:
+            [jobs] = db.execute(
+                "CALL jobq.claim_wait(queue => %s, wait => %s, worker => %s, lease_for => %s, kinds => %s)",
+                (self.queue, WAIT, self.name, timedelta(seconds=self.lease_seconds), list(self.handlers))).fetchone()
+        except psycopg.errors.QueryCanceled:
+            if not self.stopping:
+                raise
+            jobs = []                                    # a canceled call has claimed nothing
+        finally:
+            self.waiting = False
         self.errors = 0
-        return job
+        return Job(jobs[0], self.lease_seconds) if jobs else None
 
     def work(self, job: Job) -> None:
         self.heartbeats.keep(job)
@@ -204,7 +220,8 @@ class Worker:
     # Connections and errors
 
     def connect(self) -> psycopg.Connection:
-        return psycopg.connect(self.conninfo, autocommit=True, connect_timeout=5, application_name=self.name)
+        return psycopg.connect(self.conninfo, autocommit=True, connect_timeout=5, application_name=self.name,
+                               **KEEPALIVES)
 
     def connection(self) -> psycopg.Connection:
         if self.db is None or self.db.closed:
@@ -225,7 +242,7 @@ class Worker:
         log(f"trying again in {pause} s")
         end = time.monotonic() + pause
         while time.monotonic() < end and not self.stopping:
-            time.sleep(IDLE_SECONDS)
+            time.sleep(STEP_SECONDS)
 
 
 def complete(db: psycopg.Connection, job: Job, result: Any) -> None:
@@ -353,10 +370,12 @@ def main() -> int:
     parser.add_argument("--connect", required=True, metavar="CONNINFO", help="where the database is, in libpq's words")
     parser.add_argument("--queue", required=True)
     parser.add_argument("--name", required=True, help="this worker's name; shown in jobq.workers")
+    parser.add_argument("--lease", type=float, default=30, metavar="SECONDS",
+                        help="how long a lost worker may go unnoticed (30)")
     parser.add_argument("--folder", required=True, type=Path, help="the folder that the paths in the jobs begin at")
     options = parser.parse_args()
     NAME, FOLDER = options.name, options.folder
-    Worker(options.connect, options.queue, options.name, HANDLERS).run()
+    Worker(options.connect, options.queue, options.name, options.lease, HANDLERS).run()
     return 0
 
 

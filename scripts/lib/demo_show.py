@@ -27,7 +27,7 @@ WORKER_ROLE = "demo_worker"
 # The demo's own tables have no unique constraints: something that is done twice shall be seen.
 SETUP = f"""
     CREATE EXTENSION jobq;
-    SELECT jobq.create_queue('demo', lease_for => '{LEASE_SECONDS} s', max_attempts => 5,
+    SELECT jobq.create_queue('demo', max_attempts => 5,
         backoff => '{{"kind": "exponential", "base": "1s", "factor": 2, "max": "8s", "jitter": 0.1}}');
     CREATE SCHEMA demo;
     CREATE TABLE demo.batch (id int, missing int);
