@@ -270,6 +270,7 @@ check("the view as a table of the query builder: where state = ..., newest first
   equal(waiting.map(({ id, state }) => [id, state]), [[newer, "pending"], [older, "pending"]]);
   equal((await rows(sql`SELECT * FROM jobq.stats(${"default"})`))[0].queue, "default");
   equal(typeof (await value(sql`SELECT jobq.version()`)), "string");
+  equal(typeof (await value(sql`SELECT jobq.why('00000000-0000-0000-0000-000000000000')`)), "string");
 });
 
 check("every column of every row arrives as a JavaScript value of its own", async () => {

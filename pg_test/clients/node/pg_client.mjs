@@ -323,6 +323,7 @@ check("where state = $1, newest first; stats; version", async () => {
   equal(found, [{ id: newer, state: "pending" }, { id: older, state: "pending" }]);
   equal((await rows("SELECT queue FROM jobq.stats($1)", "default")), [{ queue: "default" }]);
   equal(typeof (await value("SELECT jobq.version()")), "string");
+  equal(typeof (await value("SELECT jobq.why('00000000-0000-0000-0000-000000000000')")), "string");
 });
 
 check("every column of every row arrives as a JavaScript value of its own", async () => {

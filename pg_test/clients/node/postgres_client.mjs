@@ -268,6 +268,7 @@ check("where state = ${...}, newest first; stats; version", async () => {
   equal(found.map((row) => row.id), [newer, older]);
   equal((await sql`SELECT * FROM jobq.stats(${"default"})`)[0].queue, "default");
   equal(typeof (await value(sql`SELECT jobq.version()`)), "string");
+  equal(typeof (await value(sql`SELECT jobq.why('00000000-0000-0000-0000-000000000000')`)), "string");
 });
 
 check("every column of every row arrives as a JavaScript value of its own", async () => {

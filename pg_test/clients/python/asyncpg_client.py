@@ -331,6 +331,7 @@ async def _(db):
     true((held["id"], "running") in [tuple(row) for row in rows])
     equal(await db.fetchval("SELECT count(*) FROM jobq.stats($1)", "default"), 1)
     true(isinstance(await db.fetchval("SELECT jobq.version()"), str))
+    true(isinstance(await db.fetchval("SELECT jobq.why('00000000-0000-0000-0000-000000000000')"), str))
 
 
 @check("every column of every row arrives as a Python type of its own")

@@ -384,6 +384,7 @@ def _():
     equal(Job.objects.using("server_bound").filter(state="pending", kind="listed").count(), 2)
     equal(rows("SELECT * FROM jobq.stats(%s)", "default")[0]["queue"], "default")
     true(isinstance(value("SELECT jobq.version()"), str))
+    true(isinstance(value("SELECT jobq.why('00000000-0000-0000-0000-000000000000')"), str))
 
 
 @check("every column of every row arrives as a Python type of its own")

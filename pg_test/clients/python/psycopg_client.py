@@ -701,6 +701,7 @@ def _(db):
     true(len(checks) > 5 and {row.status for row in checks} <= {"ok", "warn", "error"}, checks)
     equal([row for row in checks if row.status == "error"], [])
     true(any(character.isdigit() for character in value(db, "SELECT jobq.version()")))
+    true("no such job" in value(db, "SELECT jobq.why('00000000-0000-0000-0000-000000000000')"))
 
 
 @check("the catalog has the contract's functions and rows, and nothing returns void, interval or an enum")

@@ -365,6 +365,7 @@ def _(session):
     equal([job.id for job in session.scalars(query)], [newer, older])
     equal(session.execute(select(func.jobq.stats("default").table_valued("queue"))).scalar_one(), "default")
     true(isinstance(call(session, "version"), str))
+    true("no such job" in session.scalar(text("SELECT jobq.why('00000000-0000-0000-0000-000000000000')")))
 
 
 @check("every column of every row arrives as a Python type of its own")

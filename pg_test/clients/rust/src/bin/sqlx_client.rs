@@ -430,6 +430,7 @@ async fn where_state_equals_a_str_and_state_is_read_as_string(db: PgPool) -> Res
     assert_eq!(found, [(newer, "pending".to_owned()), (older, "pending".to_owned())]);
     assert_eq!(query("SELECT * FROM jobq.stats($1)").bind("default").fetch_all(&db).await?.len(), 1);
     assert!(!answer::<String>(&db, "SELECT jobq.version()").await?.is_empty());
+    assert!(!answer::<String>(&db, "SELECT jobq.why('00000000-0000-0000-0000-000000000000')").await?.is_empty());
     Ok(())
 }
 
