@@ -151,4 +151,52 @@ mod tests {
         }
         Ok(())
     }
+
+    /// Everything that a transaction can leave to its end: more jobs than can be noted, made ready, scheduled, claimed and given back
+    /// in subtransactions, in more queues than there are crowds for, bound leases, leases that end, cancellations.
+    fn leave_much_to_the_end() -> Outcome {
+        Spi::run(
+            "SELECT jobq.create_queue('end' || n) FROM generate_series(1, 24) AS n;
+             SELECT count(*) FROM generate_series(1, 24) AS n, jobq.claim('end' || n);
+             SELECT jobq.enqueue('k', queue => 'end1', delay => '1 h') FROM generate_series(1, 40);
+             SELECT count(*) FROM generate_series(1, 24) AS n,
+                    jobq.enqueue_many('k', (SELECT jsonb_agg('{}'::jsonb) FROM generate_series(1, 30)), 'end' || n);
+             CREATE TEMP TABLE held AS SELECT id, lease FROM jobq.claim('end1,end2,end3', 60, bind => 'session');
+             SELECT count(*) FROM held, jobq.heartbeat_many(ARRAY[id], ARRAY[lease], lease_for => '1 h');
+             SELECT jobq.complete(id, lease) FROM (SELECT * FROM held ORDER BY id LIMIT 20) AS h;
+             SELECT jobq.cancel(id) FROM (SELECT * FROM held ORDER BY id DESC LIMIT 20) AS h;
+             DO $$ BEGIN
+                 FOR n IN 1..30 LOOP
+                     BEGIN
+                         PERFORM jobq.claim('end4', 3);
+                         RAISE EXCEPTION 'undone';
+                     EXCEPTION WHEN raise_exception THEN NULL;
+                     END;
+                 END LOOP;
+             END $$;
+             SELECT jobq.rescue_zombies('1 ms'), jobq.pause('end5'), jobq.resume('end5'), jobq.drop_queue('end6', true);",
+        )
+    }
+
+    /// An ERROR after the commit is a PANIC of the server. Test builds abort when anything is allocated there (src/pg/quiet.rs).
+    #[pg_test]
+    fn the_end_of_a_transaction_allocates_nothing() -> Outcome {
+        for event in [pgrx::pg_sys::XactEvent::XACT_EVENT_COMMIT, pgrx::pg_sys::XactEvent::XACT_EVENT_ABORT] {
+            Spi::run(
+                "DROP TABLE IF EXISTS held; SELECT count(jobq.drop_queue(name, true)) FROM jobq.queues WHERE name <> 'default'",
+            )?;
+            leave_much_to_the_end()?;
+            crate::pg::xact::play(event);
+        }
+        Ok(())
+    }
+
+    #[pg_test]
+    fn who_watches_memory_sees_what_is_taken() {
+        use crate::pg::quiet::watch;
+        assert_eq!(watch(|| ()), None);
+        assert_eq!(watch(|| drop(std::hint::black_box(Box::new(1)))), Some("the heap"));
+        // SAFETY: what is taken goes with its context.
+        assert_eq!(watch(|| unsafe { _ = pgrx::pg_sys::palloc(8) }), Some("the server's memory"));
+    }
 }

@@ -9,6 +9,8 @@ pub mod heap;
 pub mod leases;
 pub mod notes;
 pub mod process;
+#[cfg(any(test, feature = "pg_test"))]
+pub mod quiet;
 pub mod row;
 pub mod server;
 pub mod shape;

@@ -71,7 +71,22 @@ pub fn announce_at_commit() {
     OPEN.announce.set(true);
 }
 
-/// The one transaction callback. Before the commit it may raise; after it (COMMIT) it neither allocates nor raises.
+/// For what must neither allocate nor raise. Test builds watch it.
+#[cfg(not(any(test, feature = "pg_test")))]
+fn quietly(body: impl FnOnce()) {
+    body();
+}
+#[cfg(any(test, feature = "pg_test"))]
+use super::quiet::quietly;
+
+/// Plays the end of the transaction, for tests.
+#[cfg(any(test, feature = "pg_test"))]
+pub fn play(event: pg_sys::XactEvent::Type) {
+    // SAFETY: the callback takes no memory of its caller's.
+    unsafe { at_end(event, std::ptr::null_mut()) }
+}
+
+/// The one transaction callback. Before the commit it may raise.
 unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _: *mut c_void) {
     match event {
         pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT => {
@@ -83,32 +98,32 @@ unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _: *mut c_voi
             }
         }
         pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => leases::before_prepare(),
-        pg_sys::XactEvent::XACT_EVENT_COMMIT => {
+        pg_sys::XactEvent::XACT_EVENT_COMMIT => quietly(|| {
             OPEN.claim_end.set(0);
             leases::transaction_ends(true);
             notes::transaction_ends(true);
             if OPEN.announce.replace(false) {
                 shmem::ask_for_a_look_at_databases();
             }
-        }
-        pg_sys::XactEvent::XACT_EVENT_ABORT => {
+        }),
+        pg_sys::XactEvent::XACT_EVENT_ABORT => quietly(|| {
             OPEN.claim_end.set(0);
             OPEN.announce.set(false);
             waiting::leave();
             leases::transaction_ends(false);
             notes::transaction_ends(false);
-        }
-        pg_sys::XactEvent::XACT_EVENT_PREPARE => {
+        }),
+        pg_sys::XactEvent::XACT_EVENT_PREPARE => quietly(|| {
             OPEN.claim_end.set(0);
             OPEN.announce.set(false);
             leases::transaction_is_prepared();
             notes::transaction_is_prepared();
-        }
+        }),
         _ => {}
     }
 }
 
-/// The rows that a subtransaction had locked are free again when it is undone. Neither allocates nor raises.
+/// The rows that a subtransaction had locked are free again when it is undone.
 unsafe extern "C-unwind" fn at_end_of_subtransaction(
     event: pg_sys::SubXactEvent::Type,
     subtransaction: pg_sys::SubTransactionId,
@@ -116,8 +131,10 @@ unsafe extern "C-unwind" fn at_end_of_subtransaction(
     _: *mut c_void,
 ) {
     if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
-        leases::subtransaction_aborts(subtransaction);
-        notes::subtransaction_aborts(subtransaction);
+        quietly(|| {
+            leases::subtransaction_aborts(subtransaction);
+            notes::subtransaction_aborts(subtransaction);
+        });
     }
 }
 
