@@ -7,6 +7,8 @@ use super::{Candidate, Key};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
+mod leases;
+
 fn candidate(priority: i32, run_at: i64, id: u128) -> Candidate {
     Candidate { priority, run_at, id, kind: (id % 3) as u32 }
 }
