@@ -8,6 +8,9 @@ use proptest::prelude::*;
 use std::collections::BTreeMap;
 
 mod leases;
+mod lists;
+mod waiters;
+mod waiting;
 
 fn candidate(priority: i32, run_at: i64, id: u128) -> Candidate {
     Candidate { priority, run_at, id, kind: (id % 3) as u32 }
