@@ -299,18 +299,19 @@ impl Stripe<'_> {
     /// A waiter leaves for good, and the next one looks at what he leaves behind.
     pub fn leave(&mut self, at: usize, n: u32, owner: u64) {
         let was_woken = self.in_line(at, |room, line| {
-            let was_woken = room.is_woken(n);
-            if room.is_at(n, owner) {
-                room.leave(line, n);
+            if !room.is_at(n, owner) {
+                return false;
             }
+            let was_woken = room.is_woken(n) || room.lie_down(n).is_some();
+            room.leave(line, n);
             was_woken
         });
         self.wake_the_rest(at);
-        self.pass_on(at, was_woken == Some(true));
+        self.pass_on(at, was_woken == Some(true), 0);
     }
 
     /// Wakes the first waiter that can use what there is. `unsure`: also if it may be there without being known.
-    fn pass_on(&mut self, at: usize, unsure: bool) {
+    fn pass_on(&mut self, at: usize, unsure: bool, ticket: u64) {
         const LOOKS: usize = 32;
         let mut key = Key::MIN;
         for _ in 0..LOOKS {
@@ -325,20 +326,24 @@ impl Stripe<'_> {
                 }
                 None => {
                     if horizon < Key::MAX {
-                        self.wake(at, |waiter| unsure || waiter.wants_any());
+                        self.wake(at, |waiter| waiter.is_behind(ticket) && (unsure || waiter.wants_any()));
                     }
                     return;
                 }
             }
         }
         // There is more than can be looked at.
-        self.wake(at, |_| true);
+        self.wake(at, |waiter| waiter.is_behind(ticket));
     }
 
     /// May somebody wait to be woken who joined the line, then looked everywhere, and found nothing? Whatever comes later wakes him,
     /// but for jobs that fall due and that nobody knows of.
     /// Until when he may sleep although nobody wakes him.
-    pub fn may_wait(&mut self, at: usize, now: i64) -> Option<i64> {
+    pub fn may_wait(&mut self, at: usize, n: u32, owner: u64, now: i64) -> Option<i64> {
+        let owed = self.in_line(at, |room, _| room.is_at(n, owner).then(|| room.lie_down(n)).flatten());
+        if let Some(ticket) = owed.flatten() {
+            self.pass_on(at, true, ticket);
+        }
         let now = self.clock(at, now);
         let (due, pool) = self.parts(at, Side::Due)?;
         let behind = due.horizon().run_at;
@@ -361,12 +366,15 @@ impl Stripe<'_> {
     /// When the next job falls due for which somebody waits (`always`: somebody does); what is due now goes over to the ready ones.
     pub fn next_due(&mut self, at: usize, now: i64, always: bool) -> Option<i64> {
         self.entries.get(at).filter(|entry| entry.line.count > 0 || always)?;
+        self.wake_the_rest(at);
         let now = self.clock(at, now);
         self.move_due(at, now);
         let is_known = self.entries.get(at).is_some_and(|entry| entry.ready.horizon() > Key::MIN);
         let (due, pool) = self.parts(at, Side::Due)?;
         let behind = if is_known { due.horizon().run_at } else { i64::MAX };
         let until = due.first_run_at(&pool).unwrap_or(i64::MAX).min(behind);
+        // There were too many to wake: once more.
+        let until = if self.entries.get(at).is_some_and(|entry| entry.unwoken) { now } else { until };
         (until < i64::MAX).then_some(until)
     }
 

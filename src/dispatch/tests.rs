@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 mod leases;
 mod lists;
+mod oversleeping;
 mod waiters;
 mod waiting;
 

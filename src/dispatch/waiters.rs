@@ -22,11 +22,13 @@ pub struct Waiter {
     next: u32,
     previous: u32,
     woken: bool,
+    /// He was woken since he last went to sleep: what he does not use is for others.
+    owes: bool,
 }
 
 impl Waiter {
     pub const EMPTY: Waiter =
-        Waiter { owner: 0, ticket: 0, kinds: [0; KINDS], kind_count: 0, next: 0, previous: 0, woken: false };
+        Waiter { owner: 0, ticket: 0, kinds: [0; KINDS], kind_count: 0, next: 0, previous: 0, woken: false, owes: false };
 
     pub fn wants(&self, kind: u32) -> bool {
         self.kind_count == 0 || self.kinds.iter().take(self.kind_count as usize).any(|wanted| *wanted == kind)
@@ -34,6 +36,11 @@ impl Waiter {
 
     pub fn wants_any(&self) -> bool {
         self.kind_count == 0
+    }
+
+    /// Did he come later than the one with this ticket?
+    pub fn is_behind(&self, ticket: u64) -> bool {
+        self.ticket > ticket
     }
 }
 
@@ -142,11 +149,19 @@ impl Room<'_> {
     pub fn rejoin(&mut self, line: &mut Line, n: u32) {
         if self.is_woken(n) {
             self.line_up(line, n);
+            self.change(n, |waiter| waiter.owes = true);
         }
     }
 
     pub fn is_woken(&self, n: u32) -> bool {
         self.at(n).woken
+    }
+
+    /// He has found nothing: his ticket, if he owes it to others that they look.
+    pub fn lie_down(&mut self, n: u32) -> Option<u64> {
+        let Waiter { ticket, owes, woken, .. } = self.at(n);
+        self.change(n, |waiter| waiter.owes = false);
+        (owes && !woken).then_some(ticket)
     }
 
     /// Leaves for good.

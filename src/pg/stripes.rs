@@ -409,7 +409,7 @@ impl Standing {
     /// Until when, although nobody wakes him.
     pub fn may_wait(&self) -> Option<i64> {
         let now = server::wall_clock_micros();
-        self.in_line(|stripe, at| stripe.may_wait(at, now))?
+        self.in_line(|stripe, at| stripe.may_wait(at, self.n, self.owner, now))?
     }
 
     fn in_line<T>(&self, body: impl FnOnce(&mut Stripe<'_>, usize) -> T) -> Option<T> {

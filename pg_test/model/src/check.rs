@@ -88,9 +88,10 @@ impl World {
                 || session.claim.is_some()
                 || session.refill.is_some()
                 || session.sweep.is_some();
-            let is_awake = session.waiting.as_ref().is_some_and(|waiting| {
-                waiting.stage != WaitStage::Asleep || session.latch || self.now >= waiting.until
-            });
+            let is_awake = session
+                .waiting
+                .as_ref()
+                .is_some_and(|waiting| waiting.stage != WaitStage::Asleep || session.latch || self.now >= waiting.until);
             !is_at_work && !is_awake
         })
     }

@@ -4,21 +4,21 @@
 //! separated by tabs.
 
 // In the order in which they are worth reading.
-mod world;
-mod rules;
+mod check;
+mod claim;
+mod ends;
 mod heap;
 mod memory;
 mod notes;
-mod turn;
 mod ops;
-mod ends;
-mod claim;
 mod refill;
-mod wait;
-mod check;
-mod search;
+mod rules;
 mod scenes;
+mod search;
 mod simulate;
+mod turn;
+mod wait;
+mod world;
 
 // The code under test. Not all of it is used here, and this is no test build: its own tests need a crate.
 #[allow(dead_code)]
@@ -78,7 +78,12 @@ fn mutants(by: By) {
             explore(&name, &world, STATES);
             let found = (1..=WALKS).find_map(|seed| Some((seed, simulate::walk(seed, false).wrong?)));
             let found = found.map(|(seed, wrong)| format!("found by the simulation with seed {seed}: {wrong}"));
-            verdict("walks", &name, &found.unwrap_or_else(|| format!("not found by the simulation with seeds 1 to {WALKS}")), &[]);
+            verdict(
+                "walks",
+                &name,
+                &found.unwrap_or_else(|| format!("not found by the simulation with seeds 1 to {WALKS}")),
+                &[],
+            );
         });
     }
 }

@@ -109,6 +109,12 @@ impl Memory {
         Room { waiters: &mut waiters, places: &mut places }.is_woken(place)
     }
 
+    /// Was he woken since he last went to sleep?
+    pub fn owes(&self, place: u32) -> bool {
+        let (mut waiters, mut places) = (self.waiters.clone(), self.places);
+        Room { waiters: &mut waiters, places: &mut places }.lie_down(place).is_some()
+    }
+
     /// How many more could join a line.
     pub fn places_free(&self) -> usize {
         let (mut waiters, mut places) = (self.waiters.clone(), self.places);

@@ -64,8 +64,15 @@ impl World {
             Op::Tick => self.tick(who),
             Op::Wait { queue, kinds } => {
                 let stage = if off(Rule::W1) { WaitStage::Look } else { WaitStage::Join };
-                self.sessions[who].waiting =
-                    Some(Waiting { queue, kinds, place: None, stage, is_over: false, ticket: Default::default(), until: i64::MAX });
+                self.sessions[who].waiting = Some(Waiting {
+                    queue,
+                    kinds,
+                    place: None,
+                    stage,
+                    is_over: false,
+                    ticket: Default::default(),
+                    until: i64::MAX,
+                });
             }
             Op::ForgetQueue(queue) => {
                 self.tx(who).notes.forget(queue);
@@ -222,7 +229,11 @@ impl World {
         }
         for queue in 0..8 {
             let forget = |stripe: &mut Stripe<'_>| stripe.find(&queue_key(queue)).into_iter().for_each(|at| stripe.remove(at));
-            let (_, wakes) = self.memory.hold(|stripe| if !off(Rule::K7) { forget(stripe) });
+            let (_, wakes) = self.memory.hold(|stripe| {
+                if !off(Rule::K7) {
+                    forget(stripe)
+                }
+            });
             self.wake(&wakes);
         }
     }

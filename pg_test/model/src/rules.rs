@@ -67,7 +67,7 @@ rules! {
     W1 Model "join the line, then look",
     W2 Structures "who leaves because his time is over looks once more and passes the baton",
     W3 Structures "who leaves because he was cancelled passes the baton",
-    W4 Structures "an event wakes the first whose filter matches",
+    W4 Structures "an event wakes the first whose filter matches, and who was woken in vain passes the baton",
     W5 Structures "who leaves with a job passes the baton",
     U1 Model "a rolled back subtransaction offers at once",
     U2 Model "a rollback to a savepoint leaves what was noted before it",

@@ -25,7 +25,7 @@ fn fingerprint(world: &World) -> u128 {
                 view.is_some_and(|entry| [entry.ready.refill, entry.due.refill].contains(&refill.number.0)).hash(&mut hasher);
             }
             if let Some(waiting) = &session.waiting {
-                waiting.place.map(|place| world.memory.is_woken(place.0)).hash(&mut hasher);
+                waiting.place.map(|place| (world.memory.is_woken(place.0), world.memory.owes(place.0))).hash(&mut hasher);
                 let before = |other: &crate::world::Waiting| other.queue == waiting.queue && other.ticket.0 < waiting.ticket.0;
                 world.sessions.iter().filter(|other| other.waiting.as_ref().is_some_and(before)).count().hash(&mut hasher);
             }

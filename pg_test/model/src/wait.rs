@@ -70,7 +70,10 @@ impl World {
         }
         let Some(waiting) = self.sessions[who].waiting.clone() else { return };
         let now = self.now;
-        let until = waiting.place.and_then(|_| self.locked(waiting.queue, |stripe, at| stripe.may_wait(at, now)).flatten());
+        let owner = who as u64 + 1;
+        let until = waiting
+            .place
+            .and_then(|place| self.locked(waiting.queue, |stripe, at| stripe.may_wait(at, place.0, owner, now)).flatten());
         if let Some(waiting) = &mut self.sessions[who].waiting {
             waiting.until = until.unwrap_or(i64::MAX);
         }

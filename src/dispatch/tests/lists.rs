@@ -19,6 +19,8 @@ pub struct Standing {
     pub owner: u64,
     pub kinds: Vec<u32>,
     pub woken: bool,
+    /// He was woken since he last went to sleep.
+    pub owes: bool,
 }
 
 impl Standing {
@@ -151,25 +153,34 @@ impl Queue {
 
     pub fn rejoin(&mut self, n: u32, owner: u64, wakes: &mut Vec<u64>) -> bool {
         let his = self.line.iter_mut().find(|standing| (standing.n, standing.owner) == (n, owner));
-        let is_there = his.map(|standing| standing.woken = false).is_some();
+        let is_there = his.map(|standing| standing.owes |= std::mem::take(&mut standing.woken)).is_some();
         self.wake_the_rest(wakes);
         is_there
     }
 
-    pub fn leave(&mut self, owner: u64, was_woken: bool, wakes: &mut Vec<u64>) {
+    pub fn leave(&mut self, owner: u64, wakes: &mut Vec<u64>) {
+        let was_woken = self.line.iter().any(|standing| standing.owner == owner && (standing.woken || standing.owes));
         self.line.retain(|standing| standing.owner != owner);
         self.wake_the_rest(wakes);
+        self.pass_on(was_woken, 0, wakes);
+    }
+
+    fn pass_on(&mut self, unsure: bool, behind: u64, wakes: &mut Vec<u64>) {
         // The first who can use what there is.
         let known: Vec<Candidate> = self.known().take(LOOKS).collect();
         let passed_on = known.iter().any(|job| self.wake(wakes, |standing| standing.wants(job.kind)));
         if !passed_on && known.len() == LOOKS {
-            self.wake(wakes, |_| true);
+            self.wake(wakes, |standing| standing.owner > behind);
         } else if !passed_on && self.ready.horizon < Key::MAX {
-            self.wake(wakes, |standing| was_woken || standing.kinds.is_empty());
+            self.wake(wakes, |standing| standing.owner > behind && (unsure || standing.kinds.is_empty()));
         }
     }
 
-    pub fn may_wait(&mut self, now: i64, wakes: &mut Vec<u64>) -> Option<i64> {
+    pub fn may_wait(&mut self, owner: u64, now: i64, wakes: &mut Vec<u64>) -> Option<i64> {
+        let his = self.line.iter_mut().find(|standing| standing.owner == owner);
+        if his.is_some_and(|standing| std::mem::take(&mut standing.owes) && !standing.woken) {
+            self.pass_on(true, owner, wakes);
+        }
         let now = self.clock(now, wakes);
         let behind = self.due.horizon.run_at;
         (behind > now).then(|| behind.min(self.due.first_run_at()))
@@ -183,10 +194,14 @@ impl Queue {
         if self.line.is_empty() {
             return None;
         }
+        self.wake_the_rest(wakes);
         let now = self.clock(now, wakes);
         self.move_due(now, wakes);
         let is_known = self.ready.horizon > Key::MIN;
         let behind = if is_known { self.due.horizon.run_at } else { i64::MAX };
+        if self.unwoken {
+            return Some(now);
+        }
         Some(self.due.first_run_at().min(behind)).filter(|until| *until < i64::MAX)
     }
 
