@@ -13,3 +13,4 @@ SELECT c.id, $5::smallint, 'x', c.queue_id, c.priority, c.attempt, c.max_attempt
                  || jsonb_build_object('attempt', c.attempt, 'at', $4, 'worker', c.worker, 'error', $3) END,
        c.payload
 FROM cancelled AS c
+RETURNING queue_id

@@ -89,6 +89,11 @@ UNION ALL
 SELECT 0, 'default', 2, 3, 300000, 0, NULL, 3, 604800000, true, 0, false, NULL
 WHERE NOT EXISTS (SELECT 1 FROM jobq._queue AS q WHERE q.id = 0);
 
+-- The view of queues asks it.
+CREATE FUNCTION jobq.stats(queue text DEFAULT NULL) RETURNS SETOF jobq.queue_stats
+    LANGUAGE c STABLE ROWS 10 AS 'MODULE_PATHNAME', 'jobq_stats';
+COMMENT ON FUNCTION jobq.stats IS 'One row per queue (all): counts, what finished today, how long the oldest ready job waits, how many workers hold jobs.';
+
 CREATE VIEW jobq.queues AS
 SELECT
     q.name,
@@ -103,19 +108,12 @@ SELECT
     q.keep_completed,
     nullif(q.max_depth, 0) AS max_depth,
     q.created_at,
-    coalesce(live.pending, 0) AS pending,
-    coalesce(live.scheduled, 0) AS scheduled,
-    coalesce(live.running, 0) AS running,
-    coalesce(dead.failed, 0) AS failed
+    coalesce(s.pending, 0) AS pending,
+    coalesce(s.scheduled, 0) AS scheduled,
+    coalesce(s.running, 0) AS running,
+    coalesce(s.failed, 0) AS failed
 FROM jobq._queue_options AS q
-LEFT JOIN (
-    SELECT j.queue_id,
-           count(*) FILTER (WHERE j.state = 'p' AND j.run_at <= statement_timestamp()) AS pending,
-           count(*) FILTER (WHERE j.state = 'p' AND j.run_at > statement_timestamp()) AS scheduled,
-           count(*) FILTER (WHERE j.state = 'r') AS running
-    FROM jobq._job AS j GROUP BY j.queue_id
-) AS live ON live.queue_id = q.id
-LEFT JOIN (SELECT d.queue_id, count(*) AS failed FROM jobq._dead AS d GROUP BY d.queue_id) AS dead ON dead.queue_id = q.id;
+LEFT JOIN jobq.stats() AS s ON s.queue = q.name;
 COMMENT ON VIEW jobq.queues IS 'Queues with their options and counts. Durations are in seconds; NULL timeout_seconds and max_depth mean none.';
 
 CREATE VIEW jobq.workers AS

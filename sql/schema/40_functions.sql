@@ -142,10 +142,6 @@ CREATE FUNCTION jobq.why(id uuid) RETURNS text
     LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'jobq_why';
 COMMENT ON FUNCTION jobq.why IS 'One sentence for people: why this job is not running now and when it can, or what became of it.';
 
-CREATE FUNCTION jobq.stats(queue text DEFAULT NULL) RETURNS SETOF jobq.queue_stats
-    LANGUAGE c STABLE ROWS 10 AS 'MODULE_PATHNAME', 'jobq_stats';
-COMMENT ON FUNCTION jobq.stats IS 'One row per queue (all): counts, what finished today, how long the oldest ready job waits, how many workers hold jobs.';
-
 CREATE FUNCTION jobq.diagnose() RETURNS SETOF jobq.check_result
     LANGUAGE c STABLE ROWS 12 AS 'MODULE_PATHNAME', 'jobq_diagnose';
 COMMENT ON FUNCTION jobq.diagnose IS 'What an operator should look at first, one row per check, with a hint where something is wrong.';

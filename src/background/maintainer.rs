@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::pg::process::{self, Database, bare_transaction, transaction};
 use crate::pg::shmem::{self, Maintainer};
 use crate::pg::spi::Session;
-use crate::pg::{blocks, server};
+use crate::pg::{blocks, counts, server};
 use crate::rules::limits::PASS_DEFAULT;
 use crate::{settings, store};
 use pgrx::pg_sys;
@@ -78,9 +78,10 @@ fn slow() -> i64 {
     SLOW_DUTY_MS
 }
 
-fn duties() -> [Duty; 5] {
+fn duties() -> [Duty; 6] {
     [
         Duty::new(c"rescue", settings::tick_interval_ms, |session| rescue::keep_up(session, PASS_DEFAULT)),
+        Duty::new(c"count", settings::tick_interval_ms, store::counts::keep_up),
         Duty::new(c"tombstones", soon, tombstones::run),
         Duty::new(c"retention: partitions", soon, retention::empty_partitions),
         Duty::new(c"leases", slow, rescue::forget_stray_leases),
@@ -145,6 +146,7 @@ fn serve(database: pg_sys::Oid) -> Result<(), String> {
                 releases.rest();
                 // What is being restored is marked by nobody.
                 blocks::mark_all();
+                counts::ask();
                 // When it is over, all at once.
                 duties.iter_mut().for_each(|duty| duty.due_at = None);
                 proposals.keep_up(slot)?;
@@ -247,6 +249,7 @@ pub fn run_once(session: &Session) -> Result<usize, Error> {
     rescue::release(session)?;
     rescue::forget_stray_leases(session)?;
     store::candidates::Sweep::begin().run()?;
+    counts::ask();
     Ok(rescued.saturating_add(late))
 }
 

@@ -4,6 +4,7 @@
 //! Fixed memory, no allocation, no panic, no Postgres. Zeroed memory is a valid empty stripe.
 //!
 //! * `leases`: until when jobs are held whose workers send heartbeats.
+//! * `tally`: how many jobs there are, and how many have finished today.
 //! * `tree`: ordered sets that share one pool of slots.
 //! * `window`: one ordered set, and what is vouched for about the jobs that are not in it.
 //! * `waiters`: who waits for a job, and who is woken.
@@ -11,6 +12,7 @@
 
 pub mod leases;
 pub mod stripe;
+pub mod tally;
 pub mod tree;
 pub mod waiters;
 pub mod window;

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 mod leases;
 mod lists;
 mod oversleeping;
+mod tally;
 mod waiters;
 mod waiting;
 

@@ -23,6 +23,8 @@ pub(super) struct Marks {
     wanted: AtomicU32,
     /// The requests that were answered by a look that came to its end.
     answered: AtomicU32,
+    /// Looks that have begun.
+    looks: AtomicU32,
     /// The file of the table at the last look.
     file: AtomicU32,
     /// By the clock that nobody sets: when all blocks are to be looked at in any case.
@@ -72,6 +74,7 @@ pub fn look(table: &Table, is_running: impl Fn(&Row<'_>) -> bool, mut each: impl
     let wanted = marks.wanted.load(SeqCst);
     let all =
         marks.answered.load(SeqCst) != wanted || marks.file.swap(file, SeqCst) != file || marks.all_at.load(SeqCst) <= begun;
+    marks.looks.fetch_add(1, SeqCst);
     // Until the end of this look the marks it takes away are known to nobody else.
     marks.answered.store(wanted.wrapping_sub(1), SeqCst);
     let mut blocks = table.blocks();
@@ -105,4 +108,29 @@ pub fn look(table: &Table, is_running: impl Fn(&Row<'_>) -> bool, mut each: impl
     }
     marks.answered.store(wanted, SeqCst);
     true
+}
+
+/// Calls `each` with the running jobs that the active snapshot sees, and takes no mark away. False when not all blocks that have some are
+/// known; then `each` may have been called in vain.
+pub fn peek(table: &Table, mut each: impl FnMut(&Row<'_>)) -> bool {
+    let Some(marks) = shmem::marks(server::database_oid()) else { return false };
+    let known = || {
+        let (looks, wanted) = (marks.looks.load(SeqCst), marks.wanted.load(SeqCst));
+        (marks.answered.load(SeqCst) == wanted && marks.file.load(SeqCst) == table.file().to_u32()).then_some((looks, wanted))
+    };
+    let Some(before) = known() else { return false };
+    let mut blocks = table.blocks();
+    for (n, word) in (0u32..).zip(&marks.words) {
+        let mut left = word.load(SeqCst);
+        while left != 0 {
+            let first = n.saturating_mul(WORD).saturating_add(left.trailing_zeros());
+            left &= left.wrapping_sub(1);
+            for block in (first..blocks.count()).step_by(MARKS as usize) {
+                server::check_for_interrupts();
+                blocks.read_visible(block, &mut each);
+            }
+        }
+    }
+    // A look that began meanwhile had taken marks away.
+    known() == Some(before)
 }

@@ -46,9 +46,12 @@ pub fn direct<T, const N: usize>(
     wanted: [(&CStr, &'static TableSpec, Use); N],
     body: impl FnOnce(&[Table; N]) -> Result<Option<T>, Error>,
 ) -> Result<Option<T>, Error> {
+    let reads_only = wanted.iter().all(|(_, _, how)| *how == Use::Read);
     // SAFETY: reads of this backend's state.
     let ordinary = unsafe {
-        pg_sys::XactIsoLevel <= pg_sys::XACT_READ_COMMITTED as c_int && !pg_sys::XactReadOnly && !pg_sys::IsInParallelMode()
+        pg_sys::XactIsoLevel <= pg_sys::XACT_READ_COMMITTED as c_int
+            && (reads_only || !pg_sys::XactReadOnly)
+            && !pg_sys::IsInParallelMode()
     };
     if !ordinary {
         return Ok(None);
@@ -502,7 +505,34 @@ impl Blocks<'_> {
 
     /// Calls `each` with the row versions of a block that are committed, or were until somebody began to change them (true), and with
     /// those that an open transaction has written (false). The page is locked meanwhile: `each` must be short and raise nothing.
-    pub fn read(&mut self, block: u32, mut each: impl FnMut(&Row<'_>, bool)) {
+    pub fn read(&mut self, block: u32, each: impl FnMut(&Row<'_>, bool)) {
+        use pg_sys::HTSV_Result::{HEAPTUPLE_DELETE_IN_PROGRESS, HEAPTUPLE_INSERT_IN_PROGRESS, HEAPTUPLE_LIVE};
+        // SAFETY: `read_if` passes a tuple of a page that it has locked.
+        let is_there = |tuple, buffer| unsafe {
+            match pg_sys::HeapTupleSatisfiesVacuum(tuple, pg_sys::FirstNormalTransactionId, buffer) {
+                HEAPTUPLE_LIVE | HEAPTUPLE_DELETE_IN_PROGRESS => Some(true),
+                HEAPTUPLE_INSERT_IN_PROGRESS => Some(false),
+                _ => None,
+            }
+        };
+        self.read_if(block, is_there, each);
+    }
+
+    /// The same with those that the active snapshot sees.
+    pub fn read_visible(&mut self, block: u32, mut each: impl FnMut(&Row<'_>)) {
+        // SAFETY: as in `read`; `direct` has pushed the snapshot.
+        let is_visible = |tuple, buffer| unsafe {
+            pg_sys::HeapTupleSatisfiesVisibility(tuple, pg_sys::GetActiveSnapshot(), buffer).then_some(true)
+        };
+        self.read_if(block, is_visible, |row, _| each(row));
+    }
+
+    fn read_if(
+        &mut self,
+        block: u32,
+        is_there: impl Fn(pg_sys::HeapTuple, pg_sys::Buffer) -> Option<bool>,
+        mut each: impl FnMut(&Row<'_>, bool),
+    ) {
         let relation = self.table.relation;
         // SAFETY: the block is below the count, and a table that somebody has open loses none. Page and rows are looked at under the
         // lock of the buffer; an ERROR gives it back.
@@ -525,12 +555,7 @@ impl Blocks<'_> {
                     t_tableOid: (*relation).rd_id,
                     t_data: pg_sys::PageGetItem(page, item).cast(),
                 };
-                use pg_sys::HTSV_Result::*;
-                let is_there = match pg_sys::HeapTupleSatisfiesVacuum(&mut tuple, pg_sys::FirstNormalTransactionId, buffer) {
-                    HEAPTUPLE_LIVE | HEAPTUPLE_DELETE_IN_PROGRESS => true,
-                    HEAPTUPLE_INSERT_IN_PROGRESS => false,
-                    _ => continue,
-                };
+                let Some(is_there) = is_there(&mut tuple, buffer) else { continue };
                 let mut values = Values::default();
                 pg_sys::heap_deform_tuple(
                     &mut tuple,

@@ -2,6 +2,7 @@
 
 pub mod blocks;
 pub mod call;
+pub mod counts;
 pub mod datum;
 pub mod doorbell;
 pub mod grant;

@@ -157,6 +157,13 @@ pub fn transaction<T>(activity: &CStr, body: impl FnOnce(&Session) -> Result<T, 
     protected(activity, || if hold_extension() { as_owner(body) } else { Err(Error::internal("the extension was dropped")) })
 }
 
+/// A moment's sleep.
+pub fn nap() {
+    super::server::check_for_interrupts();
+    // SAFETY: sleeps for a millisecond.
+    unsafe { pg_sys::pg_usleep(1_000) }
+}
+
 /// The same without SPI, for a process without a database.
 pub fn bare_transaction<T>(activity: &CStr, body: impl FnOnce() -> T) -> Result<T, String> {
     protected(activity, || Ok(body()))

@@ -3,8 +3,9 @@
 //! All of it may vanish in a crash; nothing about jobs is in here.
 
 use super::blocks::Marks;
+use super::counts::Requests;
 use super::doorbell::Bells;
-use super::{leases, server, stripes};
+use super::{counts, leases, server, stripes};
 use pgrx::pg_sys;
 use std::sync::atomic::{AtomicI32, AtomicI64, AtomicPtr, AtomicU32, Ordering::SeqCst};
 
@@ -43,6 +44,7 @@ struct Shared {
     /// Of the same databases.
     marks: [Marks; MAINTAINERS],
     bells: [Bells; MAINTAINERS],
+    requests: [Requests; MAINTAINERS],
 }
 
 /// Set in the postmaster and inherited by every process it forks; null without preload.
@@ -80,6 +82,7 @@ unsafe extern "C-unwind" fn on_request() {
     }
     stripes::request();
     leases::request();
+    counts::request();
 }
 
 #[pgrx::pg_guard]
@@ -99,6 +102,7 @@ unsafe extern "C-unwind" fn on_startup() {
     }
     stripes::startup();
     leases::startup();
+    counts::startup();
     if let Some(shared) = shared() {
         let now = server::wall_clock_micros();
         shared.clean_start.store(FIRST_START_IS_CLEAN.swap(0, SeqCst), SeqCst);
@@ -197,7 +201,18 @@ pub(super) fn bells(database: u32) -> Option<&'static Bells> {
     shared()?.bells.get(slot_number(database)?)
 }
 
-fn slot_number(database: u32) -> Option<usize> {
+/// The requests to count a database's jobs; None while no maintainer has been there. Neither allocates nor raises.
+pub(super) fn requests(database: u32) -> Option<&'static Requests> {
+    shared()?.requests.get(slot_number(database)?)
+}
+
+/// Neither allocates nor raises.
+pub(super) fn ask_all_for_counts() {
+    shared().iter().flat_map(|shared| &shared.requests).for_each(Requests::ask);
+}
+
+/// The place of a database among the maintainers. Neither allocates nor raises.
+pub(super) fn slot_number(database: u32) -> Option<usize> {
     shared()?.maintainers.iter().position(|slot| slot.database.load(SeqCst) == database)
 }
 
@@ -216,6 +231,7 @@ pub fn become_maintainer(database: pg_sys::Oid) -> Option<&'static Maintainer> {
     };
     // What was marked before is not known to be all.
     marks(database)?.set_all();
+    requests(database.to_u32())?.ask();
     // SAFETY: a variable of this process that points to its latch in shared memory.
     slot.latch.store(unsafe { pg_sys::MyLatch }, SeqCst);
     Some(slot)

@@ -23,6 +23,8 @@ pub const CHUNK: usize = 256;
 const TRANCHE: &CStr = c"jobq";
 /// Locks of super::leases, in the same tranche.
 pub(super) const LEASE_LOCKS: usize = 8;
+/// Locks of super::counts, too.
+pub(super) const COUNT_LOCKS: usize = 8;
 
 #[repr(C, align(128))]
 struct Head {
@@ -84,7 +86,7 @@ pub(super) fn request() {
     // SAFETY: called from shmem_request_hook.
     unsafe {
         pg_sys::RequestAddinShmemSpace(bytes());
-        pg_sys::RequestNamedLWLockTranche(TRANCHE.as_ptr(), (STRIPES + LEASE_LOCKS) as i32);
+        pg_sys::RequestNamedLWLockTranche(TRANCHE.as_ptr(), (STRIPES + LEASE_LOCKS + COUNT_LOCKS) as i32);
     }
 }
 
@@ -117,9 +119,25 @@ pub(super) fn startup() {
 /// # Safety
 /// The memory is attached, and n is below LEASE_LOCKS.
 pub(super) unsafe fn lease_lock(n: usize) -> *mut pg_sys::LWLock {
-    let locks = ATTACHED.0.get().map_or(std::ptr::null_mut(), |memory| memory.locks);
     // SAFETY: the tranche has so many locks.
-    unsafe { &raw mut (*locks.add(STRIPES.saturating_add(n))).lock }
+    unsafe { lock(STRIPES.saturating_add(n)) }
+}
+
+/// The lock of a part of the counts.
+///
+/// # Safety
+/// The memory is attached, and n is below COUNT_LOCKS.
+pub(super) unsafe fn count_lock(n: usize) -> *mut pg_sys::LWLock {
+    // SAFETY: the tranche has so many locks.
+    unsafe { lock(STRIPES.saturating_add(LEASE_LOCKS).saturating_add(n)) }
+}
+
+/// # Safety
+/// The memory is attached, and the tranche has more than n locks.
+unsafe fn lock(n: usize) -> *mut pg_sys::LWLock {
+    let locks = ATTACHED.0.get().map_or(std::ptr::null_mut(), |memory| memory.locks);
+    // SAFETY: the caller's promise.
+    unsafe { &raw mut (*locks.add(n)).lock }
 }
 
 pub fn attached() -> bool {

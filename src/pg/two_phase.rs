@@ -1,7 +1,7 @@
 //! COMMIT PREPARED and ROLLBACK PREPARED: no transaction callback tells what the prepared transaction had done, so all that is known of
-//! this database's queues is forgotten, and running jobs may have been cancelled.
+//! this database's queues is forgotten, its jobs are counted anew, and running ones may have been cancelled.
 
-use super::{server, shmem, stripes};
+use super::{counts, server, shmem, stripes};
 use pgrx::pg_sys;
 use std::ffi::c_char;
 
@@ -52,6 +52,7 @@ unsafe extern "C-unwind" fn utility(
         if ends_prepared {
             stripes::forget_database(server::database_oid().to_u32());
             shmem::count_cancel();
+            counts::ask();
         }
     }
 }

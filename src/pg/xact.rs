@@ -6,7 +6,7 @@
 //! is pending again and its lease is refused. It commits as with synchronous_commit = off. Any other write, before or after the
 //! claim, moves the end of this backend's WAL, and then the transaction commits as the caller has asked.
 
-use super::{leases, notes, shmem, switch, waiting};
+use super::{counts, leases, notes, shmem, switch, waiting};
 use pgrx::pg_sys;
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
@@ -101,6 +101,7 @@ unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _: *mut c_voi
         pg_sys::XactEvent::XACT_EVENT_COMMIT => quietly(|| {
             OPEN.claim_end.set(0);
             leases::transaction_ends(true);
+            counts::transaction_ends(true);
             notes::transaction_ends(true);
             if OPEN.announce.replace(false) {
                 shmem::ask_for_a_look_at_databases();
@@ -111,12 +112,14 @@ unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _: *mut c_voi
             OPEN.announce.set(false);
             waiting::leave();
             leases::transaction_ends(false);
+            counts::transaction_ends(false);
             notes::transaction_ends(false);
         }),
         pg_sys::XactEvent::XACT_EVENT_PREPARE => quietly(|| {
             OPEN.claim_end.set(0);
             OPEN.announce.set(false);
             leases::transaction_is_prepared();
+            counts::transaction_is_prepared();
             notes::transaction_is_prepared();
         }),
         _ => {}
@@ -133,6 +136,7 @@ unsafe extern "C-unwind" fn at_end_of_subtransaction(
     if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
         quietly(|| {
             leases::subtransaction_aborts(subtransaction);
+            counts::subtransaction_aborts(subtransaction);
             notes::subtransaction_aborts(subtransaction);
         });
     }

@@ -7,6 +7,7 @@ use super::finish::Sign;
 use super::queues::Queue;
 use crate::clock::Timestamp;
 use crate::dispatch::stripe::{Found, QueueKey, Side};
+use crate::dispatch::tally::{self, What};
 use crate::dispatch::{self, Candidate, kind_hash};
 use crate::error::Error;
 use crate::pg;
@@ -17,7 +18,7 @@ use crate::pg::row::{Row, RowMemory};
 use crate::pg::shape::{IndexSpec, Predicate, TableSpec};
 use crate::pg::spi::Param;
 use crate::pg::stripes::{self, Taken};
-use crate::pg::{blocks, leases, notes};
+use crate::pg::{blocks, counts, leases, notes};
 use crate::rules::lease;
 use crate::settings;
 use std::collections::HashMap;
@@ -132,6 +133,7 @@ pub fn enqueue<'r>(
             batch.flush();
         }
         let key = stripes::key(jobs.oid(), queue.id);
+        counts::add(&key, What::Unfinished, i64::try_from(jobs_to_add.len()).unwrap_or(i64::MAX));
         for (id, _) in jobs_to_add {
             notes::made_ready(&key, new.candidate(*id));
         }
@@ -497,7 +499,10 @@ pub fn complete(given: &[Finished], now: Timestamp, slot: i16) -> Result<Option<
             if !jobs.delete(&row) {
                 break;
             }
+            let key = stripes::key(jobs.oid(), queue);
+            counts::add(&key, What::Unfinished, -1);
             if keep {
+                counts::add(&key, What::Completed(tally::span(now.0)), 1);
                 kept.add(&completed(&row, job, now, slot))?;
             }
             done.push(job.id);

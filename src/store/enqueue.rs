@@ -1,5 +1,6 @@
 //! Adding jobs and handing them out.
 
+use super::counts;
 use super::queues::Queue;
 use super::statement;
 use crate::clock::Timestamp;
@@ -63,6 +64,7 @@ impl NewJob<'_> {
 pub fn add(session: &Session, id: Uuid, job: &NewJob<'_>, payload: Param) -> Result<(), Error> {
     statement!(ADD, "enqueue", [Uuid, Timestamp, Timestamp, BigInt, Int, Int, Int, Bool, Jsonb, Text, Jsonb]);
     session.run(&ADD, &job.params(id, payload))?;
+    counts::added(job.queue, 1);
     job.made_ready(id);
     Ok(())
 }
@@ -74,6 +76,7 @@ pub fn add_unique(session: &Session, id: Uuid, job: &NewJob<'_>, payload: Param,
         job.params(id, payload).into_iter().chain([unique.while_pending.into(), unique.key.into()]).collect();
     let added = session.run(&ADD, &params)?.count() == 1;
     if added {
+        counts::added(job.queue, 1);
         job.made_ready(id);
     }
     Ok(added)
@@ -103,6 +106,7 @@ pub fn add_many(session: &Session, ids: &[Uuid], job: &NewJob<'_>, payloads: Jso
         job.kind.into(),
     ];
     let added = session.run(&ADD, &params)?.count();
+    counts::added(job.queue, added);
     ids.iter().for_each(|id| job.made_ready(*id));
     Ok(added)
 }

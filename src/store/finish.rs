@@ -1,8 +1,9 @@
 //! Everything a lease holder may do, and what rescue does in its place.
 
 use super::candidates::made_ready;
-use super::statement;
+use super::{counts, statement};
 use crate::clock::Timestamp;
+use crate::dispatch::tally::{What, span};
 use crate::error::Error;
 use crate::pg::blocks;
 use crate::pg::datum::Jsonb;
@@ -12,7 +13,9 @@ use uuid::Uuid;
 /// Completes without history; false when the lease is stale or the queue keeps completed jobs.
 pub fn complete_and_forget(session: &Session, id: Uuid, lease: i64) -> Result<bool, Error> {
     statement!(COMPLETE, "complete_drop", [Uuid, BigInt]);
-    Ok(session.run(&COMPLETE, &[id.into(), lease.into()])?.count() == 1)
+    let rows = session.run(&COMPLETE, &[id.into(), lease.into()])?;
+    counts::ended(rows.int(0, 1), None);
+    Ok(rows.count() == 1)
 }
 
 /// Completes with history; false when the lease is stale or the queue keeps none.
@@ -26,7 +29,9 @@ pub fn complete_and_keep(
 ) -> Result<bool, Error> {
     statement!(COMPLETE, "complete_keep", [Uuid, BigInt, Timestamp, Jsonb, Int]);
     let params = [id.into(), lease.into(), now.into(), result.into(), i32::from(slot).into()];
-    Ok(session.run(&COMPLETE, &params)?.count() == 1)
+    let rows = session.run(&COMPLETE, &params)?;
+    counts::ended(rows.int(0, 1), Some(What::Completed(span(now.0))));
+    Ok(rows.count() == 1)
 }
 
 /// The ids that were completed.
@@ -41,6 +46,10 @@ pub fn complete_many(
     statement!(COMPLETE, "complete_many", [UuidArray, BigIntArray, Jsonb, Timestamp, Int]);
     let params = [ids.into(), leases.into(), results.into(), now.into(), i32::from(slot).into()];
     let rows = session.run(&COMPLETE, &params)?;
+    for row in 0..rows.count() {
+        let is_kept = rows.boolean(row, 3) == Some(true);
+        counts::ended(rows.int(row, 2), is_kept.then(|| What::Completed(span(now.0))));
+    }
     Ok((0..rows.count()).filter_map(|row| rows.uuid(row, 1)).collect())
 }
 
@@ -96,7 +105,9 @@ pub fn requeue(session: &Session, id: Uuid, lease: i64, how: &Requeue, error: Pa
 /// For a job this transaction has locked.
 pub fn bury(session: &Session, id: Uuid, lease: i64, crashes_added: i32, error: Param, now: Timestamp) -> Result<(), Error> {
     statement!(BURY, "bury", [Uuid, BigInt, Int, Text, Timestamp]);
-    exactly_one(session.run(&BURY, &[id.into(), lease.into(), crashes_added.into(), error, now.into()])?.count())
+    let rows = session.run(&BURY, &[id.into(), lease.into(), crashes_added.into(), error, now.into()])?;
+    counts::ended(rows.int(0, 1), Some(What::Failed(span(now.0))));
+    exactly_one(rows.count())
 }
 
 /// How an unfinished job ends as cancelled.
@@ -111,7 +122,9 @@ pub fn archive_cancelled(session: &Session, id: Uuid, lease: i64, how: &Cancelle
     statement!(ARCHIVE, "archive_cancelled", [Uuid, BigInt, Text, Timestamp, Int, Int]);
     let slot = i32::from(how.slot);
     let params = [id.into(), lease.into(), how.error, now.into(), slot.into(), how.crashes_added.into()];
-    exactly_one(session.run(&ARCHIVE, &params)?.count())
+    let rows = session.run(&ARCHIVE, &params)?;
+    counts::ended(rows.int(0, 1), None);
+    exactly_one(rows.count())
 }
 
 fn exactly_one(count: usize) -> Result<(), Error> {

@@ -1,10 +1,16 @@
 //! Statements of the functions that only look. They use the caller's snapshot and run on a standby.
 
+use super::direct::{job, jobs};
 use super::statement;
 use crate::clock::Timestamp;
+use crate::dispatch::tally;
 use crate::error::Error;
-use crate::pg::spi::{Rows, Session};
+use crate::pg;
+use crate::pg::heap::{Use, direct};
+use crate::pg::spi::{Param, Rows, Session};
+use crate::pg::{blocks, counts, notes};
 use pgrx::pg_sys::Oid;
+use std::collections::{HashMap, HashSet};
 use uuid::Uuid;
 
 /// A row of the view jobq.jobs.
@@ -19,7 +25,75 @@ pub fn why(session: &Session, id: Uuid, now: Timestamp) -> Result<Option<String>
     Ok(session.look(&WHY, &[id.into(), now.into()])?.string(0, 1))
 }
 
-/// Rows of jobq.queue_stats.
+/// Rows of jobq.queue_stats, from the numbers that the transactions keep up. None when they are not known now.
+pub fn stats_known<'s>(session: &'s Session, queue: Option<i32>, now: Timestamp) -> Result<Option<Rows<'s>>, Error> {
+    statement!(QUEUES, "queue_ids", [Int, Timestamp], Free);
+    statement!(
+        STATS,
+        "stats_known",
+        [Int, Timestamp, BigIntArray, BigIntArray, BigIntArray, BigIntArray, BigIntArray, BigIntArray, BigIntArray]
+    );
+    if !counts::are_known() {
+        return Ok(None);
+    }
+    let Some(running) = running()? else { return Ok(None) };
+    let queues = session.look(&QUEUES, &[queue.into(), now.into()])?;
+    let Some(midnight) = queues.timestamp(0, 2) else { return Ok(None) };
+    if midnight.0.rem_euclid(tally::SPAN_MICROS) != 0 {
+        return Ok(None);
+    }
+    let since = tally::span(midnight.0);
+    let mut columns: [Vec<i64>; 7] = Default::default();
+    for id in (0..queues.count()).filter_map(|row| queues.int(row, 1)) {
+        let told = counts::tell(&notes::key(id), since);
+        let (jobs, workers) = running.get(&id).map_or((0, 0), |found| (found.jobs, found.workers.len()));
+        let values = [
+            i64::from(id),
+            told.unfinished,
+            told.failed,
+            told.completed_since,
+            told.failed_since,
+            jobs,
+            i64::try_from(workers).unwrap_or(i64::MAX),
+        ];
+        columns.iter_mut().zip(values).for_each(|(column, value)| column.push(value));
+    }
+    let arrays = columns.iter().map(|column| Param::from(column.as_slice()));
+    let params: Vec<Param> = [Param::from(queue), now.into()].into_iter().chain(arrays).collect();
+    session.look(&STATS, &params).map(Some)
+}
+
+/// The running jobs of a queue, and who has them.
+#[derive(Default)]
+struct Running {
+    jobs: i64,
+    workers: HashSet<Vec<u8>>,
+}
+
+/// By queue; None when it is not known where they are.
+fn running() -> Result<Option<HashMap<i32, Running>>, Error> {
+    /// A look of the maintainer that takes longer is one at all blocks.
+    const TRIES: usize = 20;
+    direct([jobs(Use::Read)], |[jobs]| {
+        for _ in 0..TRIES {
+            let mut found: HashMap<i32, Running> = HashMap::new();
+            let is_all = blocks::peek(jobs, |row| {
+                if row.letter(job::state) == Some(b'r') {
+                    let running = found.entry(row.int(job::queue_id).unwrap_or(0)).or_default();
+                    running.jobs = running.jobs.saturating_add(1);
+                    running.workers.extend(row.text(job::worker).map(|name| name.bytes().to_vec()));
+                }
+            });
+            if is_all {
+                return Ok(Some(found));
+            }
+            pg::process::nap();
+        }
+        Ok(None)
+    })
+}
+
+/// Rows of jobq.queue_stats, counted.
 pub fn stats<'s>(session: &'s Session, queue: Option<i32>, now: Timestamp) -> Result<Rows<'s>, Error> {
     statement!(STATS, "stats", [Int, Timestamp], Free);
     session.look(&STATS, &[queue.into(), now.into()])

@@ -1,7 +1,7 @@
 //! Statements of the background duties.
 
 use super::direct::{NEVER, job, jobs};
-use super::{candidates, statement};
+use super::{candidates, counts, statement};
 use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::pg::datum::Jsonb;
@@ -128,7 +128,9 @@ fn read_zombies(rows: &Rows<'_>) -> Result<Vec<Zombie>, Error> {
 /// Deletes finished jobs past their queue's retention, up to `batch`: how many.
 pub fn delete_expired_history(session: &Session, now: Timestamp, batch: i32) -> Result<usize, Error> {
     statement!(EXPIRED, "expired_history", [Timestamp, Int], Free);
-    Ok(session.run(&EXPIRED, &[now.into(), batch.into()])?.count())
+    let rows = session.run(&EXPIRED, &[now.into(), batch.into()])?;
+    counts::deleted(&rows);
+    Ok(rows.count())
 }
 
 /// Jobs added to a dropped queue by a transaction that was open then: id and lease, locked.

@@ -2,6 +2,7 @@
 //! here.
 
 pub mod candidates;
+pub mod counts;
 pub mod direct;
 pub mod enqueue;
 pub mod finish;

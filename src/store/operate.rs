@@ -1,6 +1,6 @@
 //! Operators' statements: cancel, reschedule, retry, delete, purge.
 
-use super::{candidates, statement};
+use super::{candidates, counts, statement};
 use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::pg::datum::Text;
@@ -92,12 +92,16 @@ pub fn reschedule(
 
 pub fn delete_pending(session: &Session, id: Uuid) -> Result<bool, Error> {
     statement!(DELETE, "delete_pending", [Uuid]);
-    Ok(session.run(&DELETE, &[id.into()])?.count() == 1)
+    let rows = session.run(&DELETE, &[id.into()])?;
+    counts::ended(rows.int(0, 1), None);
+    Ok(rows.count() == 1)
 }
 
 pub fn delete_finished(session: &Session, id: Uuid) -> Result<bool, Error> {
     statement!(DELETE, "delete_finished", [Uuid]);
-    Ok(session.run(&DELETE, &[id.into()])?.int(0, 1).unwrap_or(0) > 0)
+    let rows = session.run(&DELETE, &[id.into()])?;
+    counts::deleted(&rows);
+    Ok(rows.count() > 0)
 }
 
 /// What became of an attempt to retry one job.
@@ -120,30 +124,41 @@ fn retried(rows: &Rows<'_>) -> Retried {
 
 pub fn retry_failed_job(session: &Session, id: Uuid, now: Timestamp) -> Result<Retried, Error> {
     statement!(RETRY, "retry_dead", [Uuid, Timestamp]);
-    Ok(retried(&session.run(&RETRY, &[id.into(), now.into()])?))
+    let rows = session.run(&RETRY, &[id.into(), now.into()])?;
+    counts::retried(&rows);
+    Ok(retried(&rows))
 }
 
 pub fn retry_cancelled_job(session: &Session, id: Uuid, now: Timestamp) -> Result<Retried, Error> {
     statement!(RETRY, "retry_history", [Uuid, Timestamp]);
-    Ok(retried(&session.run(&RETRY, &[id.into(), now.into()])?))
+    let rows = session.run(&RETRY, &[id.into(), now.into()])?;
+    if let Some(queue) = rows.int(0, 2) {
+        counts::added(queue, 1);
+    }
+    Ok(retried(&rows))
 }
 
 /// How many. 40001 when somebody took the unique_key of one of them meanwhile.
 pub fn retry_failed(session: &Session, queue: Option<i32>, kind: Option<Text>, batch: i32, now: Timestamp) -> Result<i64, Error> {
     statement!(RETRY, "retry_failed", [Int, Text, Int, Timestamp], Free);
     let rows = session.run(&RETRY, &[queue.into(), kind.into(), batch.into(), now.into()])?;
+    counts::retried(&rows);
     let (taken, retried) = (rows.bigint(0, 1).unwrap_or(0), i64::try_from(candidates::made_ready(&rows, 2)).unwrap_or(0));
     if taken == retried { Ok(retried) } else { Err(Error::Contended) }
 }
 
 pub fn purge_failed(session: &Session, queue: i32, before: Timestamp, batch: i32) -> Result<usize, Error> {
     statement!(PURGE, "purge_dead", [Int, Timestamp, Int]);
-    Ok(session.run(&PURGE, &[queue.into(), before.into(), batch.into()])?.count())
+    let rows = session.run(&PURGE, &[queue.into(), before.into(), batch.into()])?;
+    counts::deleted(&rows);
+    Ok(rows.count())
 }
 
 /// `state` is completed or cancelled.
 pub fn purge_history(session: &Session, queue: i32, state: State, before: Timestamp, batch: i32) -> Result<usize, Error> {
     statement!(PURGE, "purge_history", [Int, Timestamp, Int, Text], Free);
     let letter = if state == State::Completed { "c" } else { "x" };
-    Ok(session.run(&PURGE, &[queue.into(), before.into(), batch.into(), letter.into()])?.count())
+    let rows = session.run(&PURGE, &[queue.into(), before.into(), batch.into(), letter.into()])?;
+    counts::deleted(&rows);
+    Ok(rows.count())
 }

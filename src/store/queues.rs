@@ -5,7 +5,7 @@ use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::pg::datum::Jsonb;
 use crate::pg::spi::{Param, Session};
-use crate::pg::{leases, notes};
+use crate::pg::{counts, leases, notes};
 use crate::rules::names::DEFAULT_QUEUE;
 
 /// What enqueue and claim need of a queue.
@@ -137,6 +137,7 @@ pub fn drop(session: &Session, id: i32, now: Timestamp, force: bool) -> Result<i
     statement!(DROP, "drop_queue", [Int, Timestamp, Bool]);
     notes::forget(&notes::key(id));
     leases::unsettles();
+    counts::lose();
     Ok(session.run(&DROP, &[id.into(), now.into(), force.into()])?.bigint(0, 1).unwrap_or(0))
 }
 

@@ -35,6 +35,7 @@ FROM jobq.queues AS q JOIN jobq.stats() AS s ON s.queue = q.name WHERE q.name = 
 -- Yesterday's do not count as today's.
 UPDATE jobq._history SET finished_at = finished_at - interval '25 hours';
 UPDATE jobq._dead SET finished_at = finished_at - interval '25 hours';
+SELECT jobq.tick() >= 0 AS has_jobs_counted_anew;
 SELECT completed_today, failed_today, failed FROM jobq.stats('q');
 
 -- Past its queue's retention a job is gone, whether or not somebody has cleaned up.
