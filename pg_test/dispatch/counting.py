@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 from cluster import Cluster
-from live import Connection, connect, scalar, until
+from live import Background, Connection, connect, scalar, until
 from report import Report, expect, expect_equal
-from scenes import ENQUEUE_MANY, scene
+from scenes import ENQUEUE_MANY, QUEUES, Client, scene
 
 TOLD = "SELECT queue, pending, scheduled, running, failed, completed_today, failed_today, workers FROM jobq.stats() ORDER BY queue"
 COUNTED = """
@@ -108,3 +109,36 @@ def all_changes(server: Cluster, report: Report) -> None:
         expect(scalar(root, "SELECT count(*) FROM jobq.queues AS q JOIN jobq.stats() AS s ON s.queue = q.name AND s.pending = q.pending "
                             "AND s.failed = q.failed WHERE q.name = 'kept'") == 1, "the view of queues tells the same")
         root.execute("SELECT jobq.drop_queue('kept', true), jobq.drop_queue('gone', true)")
+
+
+@scene("6 clients enqueue, claim, finish, cancel, roll back and fail while the tables are counted again and again: the stats are right")
+def counted_meanwhile(server: Cluster, report: Report) -> None:
+    steps, seed = 500, random.randrange(1_000_000)
+    with connect(server) as root:
+        for n, queue in enumerate(QUEUES):
+            root.execute("SELECT jobq.create_queue(%s, max_attempts => 2, keep_completed => %s)", [queue, n > 0])
+        clients = [Client(server, seed + n) for n in range(6)]
+
+        def work(client: Client) -> None:
+            for _ in range(steps):
+                client.step()
+            client.let_go()
+            client.close()
+
+        counts = 0
+        with Background() as background:
+            futures = [background.run(work, client) for client in clients]
+            while not all(future.done() for future in futures):
+                # Has the jobs counted anew; what is told is known again when that is over.
+                root.execute("SELECT jobq.tick()")
+                until(lambda: is_known(root), "a count")
+                counts += 1
+            for future in futures:
+                future.result(600)
+        report.note(f"seed {seed}, {steps} steps for each client, {counts} counts")
+        until(lambda: not scalar(root, "SELECT count(*) FROM jobq._job WHERE run_at > clock_timestamp()"), "scheduled jobs are due")
+        told = rows(root, TOLD)
+        expect(is_known(root), "nothing is counted any more")
+        expect_equal(told, rows(root, COUNTED), "told, and counted")
+        for queue in QUEUES:
+            root.execute("SELECT jobq.drop_queue(%s, true)", [queue])
