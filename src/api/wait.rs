@@ -15,7 +15,7 @@ use crate::{settings, store};
 
 const WAIT_DEFAULT_MS: i64 = 20_000;
 /// The longest sleep: after it the session looks by itself.
-const SLEEP_MAX_MS: i64 = 10_000;
+const SLEEP_MAX_MS: i64 = 30_000;
 /// Without a place in the lines it looks this often.
 const LOOK_MS: i64 = 1_000;
 /// There may be jobs that could not be had just now, or the queue is paused: the first pause, doubled each time.
