@@ -120,20 +120,12 @@ pub fn define(preloading: bool) {
         100,
         3_600_000,
     );
-    // SAFETY: the hook lives as long as the process.
-    unsafe {
-        GucRegistry::define_string_guc_with_hooks(
-            c"jobq.notify_channel",
-            c"Channel on which the background worker notifies of queues that have new jobs; empty: none.",
-            c"At most 63 bytes. The payload is the queue's name. Commits within 20 ms are told together. Needs preload. Takes effect on reload.",
-            &NOTIFY_CHANNEL,
-            GucContext::Sighup,
-            GucFlags::default(),
-            Some(server::check_channel),
-            None,
-            None,
-        );
-    }
+    server::define_channel(
+        c"jobq.notify_channel",
+        c"Channel on which the background worker notifies of queues that have new jobs; empty: none.",
+        c"At most 63 bytes. The payload is the queue's name. Commits within 20 ms are told together. Needs preload. Takes effect on reload.",
+        &NOTIFY_CHANNEL,
+    );
     GucRegistry::define_int_guc(
         c"jobq.max_payload_bytes",
         c"The largest payload or result of a job.",

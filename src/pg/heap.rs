@@ -86,7 +86,7 @@ pub fn look_again() {
 
 /// An open table, locked until the transaction ends.
 pub struct Table {
-    relation: pg_sys::Relation,
+    pub(super) relation: pg_sys::Relation,
     /// For a partition: the table it belongs to; else null.
     parent: pg_sys::Relation,
     spec: &'static TableSpec,
@@ -355,22 +355,12 @@ impl Table {
         unsafe { (*(*self.relation).rd_rel).relfilenode }
     }
 
-    /// All blocks there are now.
-    pub fn blocks(&self) -> Blocks<'_> {
-        // SAFETY: the relation is open and locked. The ring of buffers is freed with the current memory context.
-        unsafe {
-            let count = pg_sys::RelationGetNumberOfBlocksInFork(self.relation, pg_sys::ForkNumber::MAIN_FORKNUM);
-            let strategy = pg_sys::GetAccessStrategy(pg_sys::BufferAccessStrategyType::BAS_BULKREAD);
-            Blocks { table: self, count, strategy }
-        }
-    }
-
     pub fn oid(&self) -> pg_sys::Oid {
         // SAFETY: the relation is open.
         unsafe { (*self.relation).rd_id }
     }
 
-    fn descriptor(&self) -> pg_sys::TupleDesc {
+    pub(super) fn descriptor(&self) -> pg_sys::TupleDesc {
         // SAFETY: the relation is open.
         unsafe { (*self.relation).rd_att }
     }
@@ -489,86 +479,6 @@ impl Batch<'_> {
 
 fn block_of(place: &pg_sys::ItemPointerData) -> u32 {
     u32::from(place.ip_blkid.bi_hi) << 16 | u32::from(place.ip_blkid.bi_lo)
-}
-
-/// The blocks of a table, to be read one by one.
-pub struct Blocks<'t> {
-    table: &'t Table,
-    count: u32,
-    strategy: pg_sys::BufferAccessStrategy,
-}
-
-impl Blocks<'_> {
-    pub fn count(&self) -> u32 {
-        self.count
-    }
-
-    /// Calls `each` with the row versions of a block that are committed, or were until somebody began to change them (true), and with
-    /// those that an open transaction has written (false). The page is locked meanwhile: `each` must be short and raise nothing.
-    pub fn read(&mut self, block: u32, each: impl FnMut(&Row<'_>, bool)) {
-        use pg_sys::HTSV_Result::{HEAPTUPLE_DELETE_IN_PROGRESS, HEAPTUPLE_INSERT_IN_PROGRESS, HEAPTUPLE_LIVE};
-        // SAFETY: `read_if` passes a tuple of a page that it has locked.
-        let is_there = |tuple, buffer| unsafe {
-            match pg_sys::HeapTupleSatisfiesVacuum(tuple, pg_sys::FirstNormalTransactionId, buffer) {
-                HEAPTUPLE_LIVE | HEAPTUPLE_DELETE_IN_PROGRESS => Some(true),
-                HEAPTUPLE_INSERT_IN_PROGRESS => Some(false),
-                _ => None,
-            }
-        };
-        self.read_if(block, is_there, each);
-    }
-
-    /// The same with those that the active snapshot sees.
-    pub fn read_visible(&mut self, block: u32, mut each: impl FnMut(&Row<'_>)) {
-        // SAFETY: as in `read`; `direct` has pushed the snapshot.
-        let is_visible = |tuple, buffer| unsafe {
-            pg_sys::HeapTupleSatisfiesVisibility(tuple, pg_sys::GetActiveSnapshot(), buffer).then_some(true)
-        };
-        self.read_if(block, is_visible, |row, _| each(row));
-    }
-
-    fn read_if(
-        &mut self,
-        block: u32,
-        is_there: impl Fn(pg_sys::HeapTuple, pg_sys::Buffer) -> Option<bool>,
-        mut each: impl FnMut(&Row<'_>, bool),
-    ) {
-        let relation = self.table.relation;
-        // SAFETY: the block is below the count, and a table that somebody has open loses none. Page and rows are looked at under the
-        // lock of the buffer; an ERROR gives it back.
-        unsafe {
-            let fork = pg_sys::ForkNumber::MAIN_FORKNUM;
-            let mode = pg_sys::ReadBufferMode::RBM_NORMAL;
-            let buffer = pg_sys::ReadBufferExtended(relation, fork, block, mode, self.strategy);
-            pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_SHARE as _);
-            let page = pg_sys::BufferGetPage(buffer);
-            for offset in 1..=pg_sys::PageGetMaxOffsetNumber(page) {
-                let item = pg_sys::PageGetItemId(page, offset);
-                if (*item).lp_flags() != pg_sys::LP_NORMAL {
-                    continue;
-                }
-                let mut place = pg_sys::ItemPointerData::default();
-                pgrx::itemptr::item_pointer_set_all(&mut place, block, offset);
-                let mut tuple = pg_sys::HeapTupleData {
-                    t_len: (*item).lp_len(),
-                    t_self: place,
-                    t_tableOid: (*relation).rd_id,
-                    t_data: pg_sys::PageGetItem(page, item).cast(),
-                };
-                let Some(is_there) = is_there(&mut tuple, buffer) else { continue };
-                let mut values = Values::default();
-                pg_sys::heap_deform_tuple(
-                    &mut tuple,
-                    self.table.descriptor(),
-                    values.datums.as_mut_ptr(),
-                    values.nulls.as_mut_ptr(),
-                );
-                let writer = (*tuple.t_data).t_choice.t_heap.t_xmin;
-                each(&Row { values, place, writer, scan: PhantomData }, is_there);
-            }
-            pg_sys::UnlockReleaseBuffer(buffer);
-        }
-    }
 }
 
 /// Rows in the order of an index.

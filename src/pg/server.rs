@@ -1,7 +1,7 @@
 //! Small facts about the server and this session.
 
-use pgrx::pg_sys;
-use std::ffi::{CStr, c_char, c_void};
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_sys};
+use std::ffi::{CStr, CString, c_char, c_void};
 
 unsafe extern "C-unwind" {
     // Postgres's own, without pgrx's guard: it raises nothing, and is called after commit.
@@ -135,11 +135,31 @@ pub(super) fn last_shutdown_was_clean() -> bool {
     }
 }
 
-/// The check of a setting that names a channel.
-///
-/// # Safety
-/// A check hook: called by Postgres only.
-pub unsafe extern "C-unwind" fn check_channel(value: *mut *mut c_char, _: *mut *mut c_void, _: pg_sys::GucSource::Type) -> bool {
+/// Defines a setting that names a channel and takes effect on reload.
+pub fn define_channel(
+    name: &'static CStr,
+    short: &'static CStr,
+    long: &'static CStr,
+    setting: &'static GucSetting<Option<CString>>,
+) {
+    let flags = GucFlags::default();
+    // SAFETY: the hook lives as long as the process.
+    unsafe {
+        GucRegistry::define_string_guc_with_hooks(
+            name,
+            short,
+            long,
+            setting,
+            GucContext::Sighup,
+            flags,
+            Some(check_channel),
+            None,
+            None,
+        );
+    }
+}
+
+unsafe extern "C-unwind" fn check_channel(value: *mut *mut c_char, _: *mut *mut c_void, _: pg_sys::GucSource::Type) -> bool {
     // SAFETY: Postgres passes a pointer to a string, or to null.
     let name = unsafe { value.as_ref().filter(|name| !name.is_null()).map(|name| CStr::from_ptr(*name)) };
     name.is_none_or(|name| name.to_bytes().len() < pg_sys::NAMEDATALEN as usize)
