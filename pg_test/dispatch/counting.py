@@ -91,6 +91,18 @@ def all_changes(server: Cluster, report: Report) -> None:
             root.execute("ROLLBACK")
         agree(root, "rolled back")
 
+        # One savepoint for each job, as frameworks make them.
+        root.execute("BEGIN")
+        for id, lease in root.execute("SELECT id, lease FROM jobq.claim('kept', 10)").fetchall():
+            root.execute("SAVEPOINT s")
+            root.execute("SELECT jobq.complete(%s, %s)", [id, lease])
+            root.execute("SELECT jobq.enqueue('next', queue => 'gone') FROM generate_series(1, 8)")
+            root.execute("RELEASE s")
+        expect_equal(rows(root, TOLD), rows(root, COUNTED), "ten savepoints, seen by the transaction itself")
+        root.execute("COMMIT")
+        expect(is_known(root), "ten savepoints are noted, not counted")
+        agree(root, "ten savepoints")
+
         # More queues in one transaction than are noted, a prepared transaction, a dropped queue: counted anew.
         root.execute("SELECT jobq.create_queue('many' || n) FROM generate_series(1, 90) AS n")
         root.execute("SELECT jobq.enqueue('k', queue => 'many' || n) FROM generate_series(1, 90) AS n")

@@ -15,7 +15,8 @@ LEFT = "SELECT count(*) FROM jobq._job WHERE state = 'r'"
 
 def all_rescued(session: Connection, jobs: int, what: str) -> None:
     until(lambda: scalar(session, LEFT) == 0, what)
-    expect_equal(scalar(session, "SELECT count(*) FROM jobq._job WHERE crashes = 1"), jobs, f"rescued: {what}")
+    # A job that was rescued early may have been claimed a second time.
+    expect_equal(scalar(session, "SELECT sum(crashes) FROM jobq._job"), jobs, f"rescues: {what}")
 
 
 @scene("jobs in many blocks, claimed one by one, in batches and by statements, in transactions that stay open for long: all rescued")
@@ -32,7 +33,7 @@ def everywhere(server: Cluster, report: Report) -> None:
         claim(worker, "blocks", 200, lease_for="1 s")
         # Statements have all blocks looked at: they come by themselves.
         all_rescued(root, 223, "claimed one by one and in batches")
-        root.execute("DELETE FROM jobq._job WHERE crashes = 1")
+        root.execute("DELETE FROM jobq._job WHERE crashes > 0")
         worker.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
         claim(worker, "blocks", 50, lease_for="1 s")
         time.sleep(1)
@@ -72,6 +73,8 @@ def few_blocks(server: Cluster, report: Report) -> None:
         root.execute("ANALYZE jobq._job")
         pages = scalar(root, "SELECT relpages FROM pg_class WHERE oid = 'jobq._job'::regclass")
         [(id, lease)] = claim(worker, "large", 1, lease_for="1 h")
+        # This one is long past the lease that its row knows of: heartbeats keep it.
+        [(kept_id, kept_lease)] = claim(worker, "large", 1, lease_for="1 s")
 
         def read() -> int:
             """Blocks of the table that were read, by anybody: nobody else is here."""
@@ -80,9 +83,12 @@ def few_blocks(server: Cluster, report: Report) -> None:
         # Some thirty ticks, whose statistics arrive at least twice. A look at all blocks may still be due: several times.
         def quiet() -> bool:
             before = read()
-            time.sleep(3)
+            for _ in range(6):
+                worker.execute("SELECT jobq.heartbeat(%s, %s)", [kept_id, kept_lease])
+                time.sleep(0.5)
             return read() - before < pages
 
         until(quiet, f"three seconds of ticks that read fewer than {pages} pages together")
-        worker.execute("SELECT jobq.complete(%s, %s)", [id, lease])
+        for job in ((id, lease), (kept_id, kept_lease)):
+            worker.execute("SELECT jobq.complete(%s, %s)", job)
         root.execute("SELECT jobq.drop_queue('large', true)")

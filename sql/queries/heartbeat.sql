@@ -7,4 +7,4 @@ SET seen_at = greatest(j.seen_at, $3),
     progress = coalesce($5, j.progress),
     note = coalesce($6, j.note)
 WHERE j.id = $1 AND j.lease = $2 AND j.state = 'r'
-RETURNING j.cancel_requested
+RETURNING j.cancel_requested, (j.ctid::text::point)[0]::bigint

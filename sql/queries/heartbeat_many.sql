@@ -14,4 +14,4 @@ SET seen_at = greatest(j.seen_at, $3),
     lease_expires_at = greatest(j.lease_expires_at, $3 + coalesce($4, j.lease_ms) * interval '1 millisecond')
 FROM held
 WHERE j.id = held.id AND j.state = 'r'
-RETURNING j.id, j.cancel_requested
+RETURNING j.id, j.cancel_requested, (j.ctid::text::point)[0]::bigint

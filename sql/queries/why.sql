@@ -1,10 +1,11 @@
 -- One sentence about job $1 at $2: why it is not running, or what became of it. Index: primary keys; for a ready job also up to 1001
--- entries of the ready index ahead of it. An open transaction that holds the row is told by its xid.
+-- entries of the ready index ahead of it. A transaction that holds the row is told by the lock on its (sub)transaction id.
 WITH unfinished AS MATERIALIZED (
     SELECT j.*, coalesce(q.name, 'default') AS queue, coalesce(q.paused, false) AS paused, q.dropped_at IS NOT NULL OR (q.id IS NULL AND j.queue_id <> 0) AS dropped,
            jobq._lease_expires_at(j.id, j.lease, j.lease_expires_at) AS expires_at, jobq._seen_at(j.id, j.lease, j.seen_at) AS last_seen_at,
-           (SELECT format('process %s, since %s', a.pid, to_char(a.xact_start, 'YYYY-MM-DD HH24:MI:SS TZ'))
-            FROM pg_catalog.pg_stat_activity AS a WHERE a.backend_xid = j.xmax LIMIT 1) AS holder
+           (SELECT CASE WHEN l.pid IS NULL THEN 'a prepared one' ELSE format('process %s, since %s', l.pid, to_char(a.xact_start, 'YYYY-MM-DD HH24:MI:SS TZ')) END
+            FROM pg_catalog.pg_locks AS l LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid = l.pid
+            WHERE l.locktype = 'transactionid' AND l.transactionid = j.xmax AND l.granted AND l.mode = 'ExclusiveLock' LIMIT 1) AS holder
     FROM jobq._job AS j LEFT JOIN jobq._queue AS q ON q.id = j.queue_id
     WHERE j.id = $1
 )
@@ -30,12 +31,11 @@ SELECT CASE
         || coalesce(': the last one ended with ' || left(u.errors -> -1 ->> 'error', 200), '')
     WHEN u.id IS NOT NULL THEN
         format('It is ready in queue %s since %s: ', u.queue, to_char(greatest(u.run_at, u.enqueued_at), 'YYYY-MM-DD HH24:MI:SS TZ'))
-        || CASE WHEN ahead.ready + ahead.running > 1000 THEN 'more than 1000 jobs come before it'
+        || CASE WHEN ahead.entries > 1000 THEN 'more than 1000 jobs stand before it'
                 WHEN ahead.ready > 1 THEN format('%s ready jobs come before it', ahead.ready)
                 WHEN ahead.ready = 1 THEN 'one ready job comes before it'
-                WHEN ahead.running = 0 THEN format('no claim of the queue that takes kind %s has come since', u.kind)
                 ELSE format('the next claim of the queue that takes kind %s can have it', u.kind) END
-        || CASE WHEN ahead.running = 0 OR ahead.ready + ahead.running > 1000 THEN '' ELSE format('; running before it: %s', ahead.running) END
+        || CASE WHEN ahead.running = 0 OR ahead.entries > 1000 THEN '' ELSE format('; running before it: %s', ahead.running) END
     WHEN d.id IS NOT NULL THEN
         format('It failed at %s after %s of %s attempts, and stays so until jobq.retry: the last one ended with %s', to_char(d.finished_at, 'YYYY-MM-DD HH24:MI:SS TZ'),
                d.attempt, d.max_attempts, coalesce(left(d.errors -> -1 ->> 'error', 200), 'no error text'))
@@ -46,9 +46,10 @@ SELECT CASE
 FROM (VALUES (true)) AS one (row)
 LEFT JOIN unfinished AS u ON true
 LEFT JOIN LATERAL (
-    SELECT count(*) FILTER (WHERE y.state = 'p') AS ready, count(*) FILTER (WHERE y.state = 'r') AS running
-    FROM (SELECT x.state FROM jobq._job AS x
-          WHERE x.queue_id = u.queue_id AND (x.priority, x.run_at, x.id) < (u.priority, u.run_at, u.id) AND x.run_at <= $2 LIMIT 1001) AS y
+    SELECT count(*) AS entries, count(*) FILTER (WHERE y.state = 'p' AND y.run_at <= $2) AS ready, count(*) FILTER (WHERE y.state = 'r') AS running
+    FROM (SELECT x.state, x.run_at FROM jobq._job AS x
+          WHERE x.queue_id = u.queue_id AND (x.priority, x.run_at, x.id) < (u.priority, u.run_at, u.id)
+          ORDER BY x.queue_id, x.priority, x.run_at, x.id LIMIT 1001) AS y
     WHERE u.state = 'p' AND u.run_at <= $2
 ) AS ahead ON true
 LEFT JOIN jobq._dead AS d ON d.id = $1

@@ -6,6 +6,7 @@ use crate::{settings, store};
 
 /// What is rung within this time of the last notification is told in one: notifications are a lock of the whole server.
 const REST_MICROS: i64 = 20_000;
+const ERROR_REST_MICROS: i64 = 10_000_000;
 
 #[derive(Default)]
 pub struct Doorbell {
@@ -25,10 +26,13 @@ impl Doorbell {
         let Some(channel) = channel.filter(|_| self.due_in() <= 0) else { return Ok(()) };
         let (remainders, divisor) = doorbell::take();
         let told = transaction(c"notify", |session| store::queues::notify(session, &channel, &remainders, divisor));
-        self.rest_until = server::monotonic_micros().saturating_add(REST_MICROS);
-        if told.is_err() {
+        let rest = if told.is_ok() { REST_MICROS } else { ERROR_REST_MICROS };
+        self.rest_until = server::monotonic_micros().saturating_add(rest);
+        // The other duties have nothing to do with it.
+        if let Err(message) = told {
+            pgrx::log!("jobq maintainer: {message}; next notification in {} s", ERROR_REST_MICROS / 1_000_000);
             doorbell::put_back(&remainders);
         }
-        told
+        Ok(())
     }
 }

@@ -6,7 +6,7 @@
 use super::maintainer;
 use crate::clock::Timestamp;
 use crate::pg::process::{self, Database, bare_transaction};
-use crate::pg::{leases, shmem};
+use crate::pg::{counts, leases, shmem};
 use crate::settings;
 use pgrx::pg_sys;
 use std::collections::HashMap;
@@ -77,6 +77,7 @@ impl Launcher {
         let exists = |oid| databases.iter().any(|database| database.oid.to_u32() == oid);
         shmem::keep_only(exists);
         leases::keep_only(exists);
+        counts::keep_only(exists);
         for database in databases.iter().filter(|database| database.usable && settings::serves(&database.name)) {
             self.visit(database)?;
         }

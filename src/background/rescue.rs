@@ -16,16 +16,19 @@ use uuid::Uuid;
 /// The maintainer's: rescues and times out up to `batch` jobs, looking at the blocks only that may hold running ones: how many.
 pub fn keep_up(session: &Session, batch: i32) -> Result<usize, Error> {
     let search = search(None, true, batch);
-    let suspects = store::maintenance::suspects(&search)?;
-    if suspects.as_ref().is_some_and(Vec::is_empty) {
-        return Ok(0);
-    }
-    end_zombies(session, &search, suspects.as_deref())
+    let suspects = match store::maintenance::suspects_nearby(&search)? {
+        Some(suspects) => suspects,
+        None => store::maintenance::suspects(session, &search)?,
+    };
+    if suspects.is_empty() { Ok(0) } else { end_zombies(session, &search, &suspects) }
 }
 
 /// Rescues and times out up to `batch` jobs: how many. `older_than_ms`: also jobs without a sign of life for that long.
 pub fn run(session: &Session, older_than_ms: Option<i64>, deadlines: bool, batch: i32) -> Result<usize, Error> {
-    end_zombies(session, &search(older_than_ms, deadlines, batch), None)
+    let search = search(older_than_ms, deadlines, batch);
+    let suspects = store::maintenance::suspects(session, &search)?;
+    // With none, too: whoever may not write is to be told.
+    end_zombies(session, &search, &suspects)
 }
 
 fn search(older_than_ms: Option<i64>, deadlines: bool, batch: i32) -> Search {
@@ -43,8 +46,8 @@ fn search(older_than_ms: Option<i64>, deadlines: bool, batch: i32) -> Search {
     }
 }
 
-fn end_zombies(session: &Session, search: &Search, among: Option<&[Uuid]>) -> Result<usize, Error> {
-    let found = store::maintenance::zombies(session, search, among)?;
+fn end_zombies(session: &Session, search: &Search, suspects: &[Uuid]) -> Result<usize, Error> {
+    let found = store::maintenance::zombies(session, search, suspects)?;
     if found.is_empty() {
         return Ok(0);
     }

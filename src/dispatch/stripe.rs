@@ -298,20 +298,27 @@ impl Stripe<'_> {
 
     /// A waiter leaves for good, and the next one looks at what he leaves behind.
     pub fn leave(&mut self, at: usize, n: u32, owner: u64) {
-        let was_woken = self.in_line(at, |room, line| {
+        let left = self.in_line(at, |room, line| {
             if !room.is_at(n, owner) {
-                return false;
+                return None;
             }
-            let was_woken = room.is_woken(n) || room.lie_down(n).is_some();
+            let waiter = room.at(n);
+            let owes = room.is_woken(n) || room.lie_down(n).is_some();
             room.leave(line, n);
-            was_woken
+            Some((waiter, owes))
         });
         self.wake_the_rest(at);
-        self.pass_on(at, was_woken == Some(true), 0);
+        let Some((waiter, owes)) = left.flatten() else { return };
+        self.pass_on(at, owes, 0, |_| true);
+        if owes {
+            // What he was woken for may stand behind what somebody else was woken for just now.
+            self.pass_on(at, false, 0, |candidate| waiter.wants(candidate.kind));
+        }
     }
 
-    /// Wakes the first waiter that can use what there is. `unsure`: also if it may be there without being known.
-    fn pass_on(&mut self, at: usize, unsure: bool, ticket: u64) {
+    /// Wakes the first waiter with a later ticket that can use what there is and is `owed`. `unsure`: also if it may be there without
+    /// being known.
+    fn pass_on(&mut self, at: usize, unsure: bool, ticket: u64, owed: impl Fn(&Candidate) -> bool) {
         const LOOKS: usize = 32;
         let mut key = Key::MIN;
         for _ in 0..LOOKS {
@@ -319,7 +326,8 @@ impl Stripe<'_> {
             let horizon = ready.horizon();
             match ready.after(&pool, &key).filter(|(next, _)| *next < horizon) {
                 Some((next, candidate)) => {
-                    if self.wake(at, |waiter| waiter.wants(candidate.kind)) {
+                    let wants = |waiter: &Waiter| waiter.is_behind(ticket) && waiter.wants(candidate.kind);
+                    if owed(&candidate) && self.wake(at, wants) {
                         return;
                     }
                     key = next;
@@ -342,7 +350,7 @@ impl Stripe<'_> {
     pub fn may_wait(&mut self, at: usize, n: u32, owner: u64, now: i64) -> Option<i64> {
         let owed = self.in_line(at, |room, _| room.is_at(n, owner).then(|| room.lie_down(n)).flatten());
         if let Some(ticket) = owed.flatten() {
-            self.pass_on(at, true, ticket);
+            self.pass_on(at, true, ticket, |_| true);
         }
         let now = self.clock(at, now);
         let (due, pool) = self.parts(at, Side::Due)?;

@@ -195,6 +195,13 @@ impl Tallies<'_> {
         }
     }
 
+    /// Frees the places of other databases' queues.
+    pub fn keep_only(&mut self, exists: impl Fn(u32) -> bool) {
+        for key in self.keys.iter_mut().filter(|key| !exists(key.database)) {
+            *key = NO_QUEUE;
+        }
+    }
+
     fn of(&mut self, database: u32) -> impl Iterator<Item = (&mut QueueKey, &mut Tally)> {
         self.keys.iter_mut().zip(self.tallies.iter_mut()).filter(move |(key, _)| key.database == database)
     }

@@ -73,7 +73,7 @@ pub struct Room<'m> {
 }
 
 impl Room<'_> {
-    fn at(&self, n: u32) -> Waiter {
+    pub fn at(&self, n: u32) -> Waiter {
         self.waiters.get((n as usize).wrapping_sub(1)).copied().unwrap_or(Waiter::EMPTY)
     }
 

@@ -76,13 +76,17 @@ pub fn look(table: &Table, is_running: impl Fn(&Row<'_>) -> bool, mut each: impl
     let wanted = marks.wanted.load(SeqCst);
     let all =
         marks.answered.load(SeqCst) != wanted || marks.file.swap(file, SeqCst) != file || marks.all_at.load(SeqCst) <= begun;
-    marks.looks.fetch_add(1, SeqCst);
     // Until the end of this look the marks it takes away are known to nobody else.
     marks.answered.store(wanted.wrapping_sub(1), SeqCst);
+    marks.looks.fetch_add(1, SeqCst);
     let mut blocks = Blocks::of(table);
     for (n, word) in (0u32..).zip(&marks.words) {
         let found = word.swap(0, SeqCst);
         let mut left = if all { u64::MAX } else { found };
+        if left != 0 {
+            // The table may have grown: what is marked by now is in blocks that are there by now.
+            blocks.count_again();
+        }
         while left != 0 {
             let first = n.saturating_mul(WORD).saturating_add(left.trailing_zeros());
             left &= left.wrapping_sub(1);
@@ -153,6 +157,11 @@ impl Blocks<'_> {
             let strategy = pg_sys::GetAccessStrategy(pg_sys::BufferAccessStrategyType::BAS_BULKREAD);
             Blocks { table, count, strategy }
         }
+    }
+
+    fn count_again(&mut self) {
+        // SAFETY: the relation is open and locked.
+        self.count = unsafe { pg_sys::RelationGetNumberOfBlocksInFork(self.table.relation, pg_sys::ForkNumber::MAIN_FORKNUM) };
     }
 
     /// Calls `each` with the row versions of a block that are committed, or were until somebody began to change them (true), and with

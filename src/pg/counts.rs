@@ -15,9 +15,11 @@ use std::cell::{Cell, UnsafeCell};
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering::SeqCst};
 
 const PARTS: usize = COUNT_LOCKS;
-const QUEUES_PER_PART: usize = 64;
+const QUEUES_PER_PART: usize = 256;
 /// Open transactions that the snapshot of a count may have. With more there is no count.
 const OPEN: usize = 1_024;
+/// A count that should have been made so long ago makes the numbers unknown.
+const OLD_MICROS: i64 = 3_600_000_000;
 
 #[repr(C)]
 struct Part {
@@ -46,8 +48,9 @@ pub(super) struct Requests {
     wanted: AtomicU32,
     /// Those that were answered by a count that came to its end.
     answered: AtomicU32,
-    /// By the clock that nobody sets: when to count in any case.
+    /// By the clock that nobody sets: when to count in any case, and not before when.
     again_at: AtomicI64,
+    not_before: AtomicI64,
 }
 
 impl Requests {
@@ -199,6 +202,28 @@ pub(super) fn subtransaction_aborts(subtransaction: pg_sys::SubTransactionId) {
     *count = kept;
 }
 
+/// What a subtransaction has changed is its parent's from here on.
+pub(super) fn subtransaction_commits(subtransaction: pg_sys::SubTransactionId, parent: pg_sys::SubTransactionId) {
+    let Mine { list, count, .. } = mine();
+    let mut kept = 0usize;
+    for at in 0..*count {
+        let Some(mut change) = list.get(at).copied() else { return };
+        if change.subtransaction >= subtransaction {
+            change.subtransaction = parent;
+        }
+        let is_same = |other: &&mut Change| {
+            (other.subtransaction, other.what, other.key) == (change.subtransaction, change.what, change.key)
+        };
+        if let Some(other) = list.iter_mut().take(kept).find(is_same) {
+            other.n = other.n.saturating_add(change.n);
+        } else if let Some(place) = list.get_mut(kept) {
+            *place = change;
+            kept = kept.saturating_add(1);
+        }
+    }
+    *count = kept;
+}
+
 pub(super) fn transaction_ends(committed: bool) {
     let database = server::database_oid().to_u32();
     if committed {
@@ -236,6 +261,7 @@ fn abandon(database: u32) {
             if let Some(count) = unsafe { last_count(database) } {
                 count.is_under_way = false;
                 count.xmin = pg_sys::InvalidTransactionId;
+                ask();
             }
         });
     }
@@ -274,7 +300,9 @@ impl Count {
 /// Is a count wanted, or due?
 pub fn is_due() -> bool {
     let Some(requests) = shmem::requests(server::database_oid().to_u32()) else { return false };
-    requests.wanted.load(SeqCst) != requests.answered.load(SeqCst) || requests.again_at.load(SeqCst) <= server::monotonic_micros()
+    let now = server::monotonic_micros();
+    let is_wanted = requests.wanted.load(SeqCst) != requests.answered.load(SeqCst);
+    is_wanted && requests.not_before.load(SeqCst) <= now || requests.again_at.load(SeqCst) <= now
 }
 
 /// A count under way, with its snapshot active.
@@ -318,6 +346,9 @@ pub fn begin() -> Option<Counting> {
 pub fn end(counting: Counting, counted: &[(QueueKey, What, i64)]) {
     const PAUSE_MICROS: i64 = 3_600_000_000;
     const PAUSE_FACTOR: i64 = 100;
+    /// The same after a count, whoever wants another one.
+    const REST_FACTOR: i64 = 20;
+    const NO_ROOM_MICROS: i64 = 60_000_000;
     let Counting { database, wanted, begun } = counting;
     let all_fit = with_all(|| {
         for n in 0..PARTS {
@@ -335,8 +366,17 @@ pub fn end(counting: Counting, counted: &[(QueueKey, What, i64)]) {
         let now = server::monotonic_micros();
         let pause = now.saturating_sub(begun).saturating_mul(PAUSE_FACTOR).max(PAUSE_MICROS);
         requests.again_at.store(now.saturating_add(pause), SeqCst);
-        // Without room for all there is no answer that could be believed.
+        // Without room for all there is no answer that could be believed, and none soon.
+        let rest = now.saturating_sub(begun).saturating_mul(REST_FACTOR).max(if all_fit { 0 } else { NO_ROOM_MICROS });
+        requests.not_before.store(now.saturating_add(rest), SeqCst);
         requests.answered.store(if all_fit { wanted } else { wanted.wrapping_sub(1) }, SeqCst);
+    }
+}
+
+/// Frees the places of queues of databases that are gone.
+pub fn keep_only(exists: impl Fn(u32) -> bool) {
+    for n in 0..PARTS {
+        with(n, |tallies| tallies.keep_only(&exists));
     }
 }
 
@@ -353,7 +393,9 @@ pub fn are_known() -> bool {
     let requests = shmem::requests(server::database_oid().to_u32());
     let is_answered = |requests: &Requests| {
         let answered = requests.answered.load(SeqCst);
-        answered != 0 && answered == requests.wanted.load(SeqCst)
+        // The snapshot of a count is not to be believed for ever.
+        let is_recent = server::monotonic_micros() < requests.again_at.load(SeqCst).saturating_add(OLD_MICROS);
+        answered != 0 && answered == requests.wanted.load(SeqCst) && is_recent
     };
     !server::in_recovery() && requests.is_some_and(is_answered)
 }

@@ -36,6 +36,15 @@ pub(super) fn ring(key: &QueueKey) {
     }
 }
 
+/// Any queue of this database may have had one. Neither allocates nor raises.
+pub(super) fn ring_all() {
+    let database = server::database_oid().to_u32();
+    if let Some(bells) = bells(database) {
+        bells.rung.iter().for_each(|word| word.store(u64::MAX, SeqCst));
+        shmem::wake_maintainer(database);
+    }
+}
+
 /// The setting, as the maintainer has just read it.
 pub fn listen(is_wanted: bool) {
     if let Some(bells) = shmem::bells(server::database_oid().to_u32()) {

@@ -310,6 +310,9 @@ fn ring(notes: &Notes) {
     for crowd in notes.crowds.iter().take(notes.crowd_count) {
         doorbell::ring(&crowd.key);
     }
+    if notes.all {
+        doorbell::ring_all();
+    }
 }
 
 /// Whoever commits or rolls back what is prepared has the queues forgotten (super::two_phase).

@@ -1,7 +1,7 @@
 //! COMMIT PREPARED and ROLLBACK PREPARED: no transaction callback tells what the prepared transaction had done, so all that is known of
 //! this database's queues is forgotten, its jobs are counted anew, and running ones may have been cancelled.
 
-use super::{counts, server, shmem, stripes};
+use super::{counts, doorbell, server, shmem, stripes};
 use pgrx::pg_sys;
 use std::ffi::c_char;
 
@@ -53,6 +53,7 @@ unsafe extern "C-unwind" fn utility(
             stripes::forget_database(server::database_oid().to_u32());
             shmem::count_cancel();
             counts::ask();
+            doorbell::ring_all();
         }
     }
 }

@@ -130,9 +130,12 @@ unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _: *mut c_voi
 unsafe extern "C-unwind" fn at_end_of_subtransaction(
     event: pg_sys::SubXactEvent::Type,
     subtransaction: pg_sys::SubTransactionId,
-    _: pg_sys::SubTransactionId,
+    parent: pg_sys::SubTransactionId,
     _: *mut c_void,
 ) {
+    if event == pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB {
+        quietly(|| counts::subtransaction_commits(subtransaction, parent));
+    }
     if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
         quietly(|| {
             leases::subtransaction_aborts(subtransaction);

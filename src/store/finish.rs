@@ -7,7 +7,7 @@ use crate::dispatch::tally::{What, span};
 use crate::error::Error;
 use crate::pg::blocks;
 use crate::pg::datum::Jsonb;
-use crate::pg::spi::{Param, Session};
+use crate::pg::spi::{Param, Rows, Session};
 use uuid::Uuid;
 
 /// Completes without history; false when the lease is stale or the queue keeps completed jobs.
@@ -131,6 +131,13 @@ fn exactly_one(count: usize) -> Result<(), Error> {
     if count == 1 { Ok(()) } else { Err(Error::internal("a locked job is gone")) }
 }
 
+/// Marks the block that a statement has written a running job into.
+pub(super) fn mark(rows: &Rows<'_>, row: usize, column: std::ffi::c_int) {
+    if let Some(block) = rows.bigint(row, column) {
+        blocks::mark(u32::try_from(block).unwrap_or(u32::MAX));
+    }
+}
+
 /// What a heartbeat says.
 pub struct Sign {
     pub now: Timestamp,
@@ -144,11 +151,9 @@ pub struct Sign {
 pub fn heartbeat(session: &Session, id: Uuid, lease: i64, sign: &Sign) -> Result<Option<bool>, Error> {
     statement!(HEARTBEAT, "heartbeat", [Uuid, BigInt, Timestamp, BigInt, Double, Text]);
     let params = [id.into(), lease.into(), sign.now.into(), sign.lease_ms.into(), sign.progress.into(), sign.note];
-    let found = session.run(&HEARTBEAT, &params)?.boolean(0, 1);
-    if found.is_some() {
-        blocks::mark_all();
-    }
-    Ok(found)
+    let rows = session.run(&HEARTBEAT, &params)?;
+    mark(&rows, 0, 2);
+    Ok(rows.boolean(0, 1))
 }
 
 /// Ids whose lease is current, with whether cancellation was asked for.
@@ -161,8 +166,6 @@ pub fn heartbeat_many(
 ) -> Result<Vec<(Uuid, bool)>, Error> {
     statement!(HEARTBEAT, "heartbeat_many", [UuidArray, BigIntArray, Timestamp, BigInt]);
     let rows = session.run(&HEARTBEAT, &[ids.into(), leases.into(), now.into(), lease_ms.into()])?;
-    if rows.count() > 0 {
-        blocks::mark_all();
-    }
+    (0..rows.count()).for_each(|row| mark(&rows, row, 3));
     Ok((0..rows.count()).filter_map(|row| Some((rows.uuid(row, 1)?, rows.boolean(row, 2)?))).collect())
 }

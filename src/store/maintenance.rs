@@ -8,7 +8,7 @@ use crate::pg::datum::Jsonb;
 use crate::pg::heap::{Use, direct};
 use crate::pg::row::Row;
 use crate::pg::spi::{Rows, Session};
-use crate::pg::{blocks, notes};
+use crate::pg::{blocks, leases, notes};
 use pgrx::pg_sys::Oid;
 use uuid::Uuid;
 
@@ -54,34 +54,60 @@ pub fn still_held(session: &Session, ids: &[Uuid], leases: &[i64]) -> Result<Vec
     Ok((0..rows.count()).filter_map(|row| rows.uuid(row, 1)).collect())
 }
 
-/// Running jobs whose row says that they may be zombies, from the blocks that are known to hold running jobs; None: all rows must be
-/// looked at, by `zombies`. What the leases in shared memory say is left to it, too.
-pub fn suspects(search: &Search) -> Result<Option<Vec<Uuid>>, Error> {
-    let Search { now, writable_at, batch, .. } = *search;
-    // Some of the suspects may be kept by their heartbeats.
-    let limit = usize::try_from(batch).unwrap_or(0).saturating_mul(16);
-    let is_before = |row: &Row<'_>, column, moment| row.timestamp(column).is_some_and(|at| at < moment && at != NEVER);
+/// Ids of running jobs that are lost or past their deadline, by looking at all rows.
+pub fn suspects(session: &Session, search: &Search) -> Result<Vec<Uuid>, Error> {
+    statement!(SUSPECTS, "suspects", [Timestamp, Timestamp, BigInt, Timestamp, Bool, Timestamp], Free);
+    let rows = session.run(
+        &SUSPECTS,
+        &[
+            search.now.into(),
+            search.grace_from.into(),
+            search.grace_ms.into(),
+            search.not_seen_since.into(),
+            search.deadlines.into(),
+            search.writable_at.into(),
+        ],
+    )?;
+    Ok((0..rows.count()).filter_map(|row| rows.uuid(row, 1)).collect())
+}
+
+/// The same from the blocks that are known to hold running jobs, for a search without `not_seen_since`; None: these are not known.
+pub fn suspects_nearby(search: &Search) -> Result<Option<Vec<Uuid>>, Error> {
+    let Search { now, grace_from, grace_ms, deadlines, writable_at, .. } = *search;
+    let is_over = |from: Timestamp, ms: i64| from.plus_ms(ms) < now;
     direct([jobs(Use::Read)], |[jobs]| {
-        let mut ids = Vec::with_capacity(limit);
-        let has_looked = blocks::look(
-            jobs,
-            |row| row.letter(job::state) == Some(b'r'),
-            |row| {
-                let is_suspect = is_before(row, job::lease_expires_at, now)
-                    || is_before(row, job::deadline_at, now)
-                    || row.boolean(job::bound) == Some(true) && writable_at.is_some_and(|at| is_before(row, job::claimed_at, at));
-                if is_suspect && ids.len() < limit {
-                    ids.extend(row.uuid(job::id));
-                }
-            },
-        );
-        Ok(has_looked.then_some(ids))
+        let mut overdue: Vec<Uuid> = Vec::new();
+        let mut expired: Vec<(Uuid, i64)> = Vec::new();
+        // As in suspects.sql.
+        let each = |row: &Row<'_>| {
+            let at = |column| row.timestamp(column).unwrap_or(NEVER);
+            let (id, lease) = (row.uuid(job::id).unwrap_or_default(), row.bigint(job::lease).unwrap_or(0));
+            let (claimed_at, deadline_at) = (at(job::claimed_at), at(job::deadline_at));
+            let grace = grace_ms.max(row.bigint(job::lease_ms).unwrap_or(0));
+            let has_expired = at(job::lease_expires_at) < now && (at(job::seen_at) >= grace_from || is_over(grace_from, grace));
+            let has_lost_session = row.boolean(job::bound) == Some(true) && writable_at.is_some_and(|at| claimed_at < at);
+            let has_deadline = deadlines && deadline_at != NEVER && deadline_at < now;
+            if has_expired || has_lost_session {
+                expired.push((id, lease));
+            }
+            if has_deadline && (claimed_at >= grace_from || is_over(grace_from, deadline_at.ms_since(claimed_at))) {
+                overdue.push(id);
+            }
+        };
+        if !blocks::look(jobs, |row| row.letter(job::state) == Some(b'r'), each) {
+            return Ok(None);
+        }
+        let lost = expired.into_iter().filter(|(id, lease)| !leases::is_kept(*id, *lease, true, None)).map(|(id, _)| id);
+        overdue.extend(lost);
+        overdue.sort_unstable();
+        overdue.dedup();
+        Ok(Some(overdue))
     })
 }
 
-/// `among`: only these, if any are given.
-pub fn zombies(session: &Session, search: &Search, among: Option<&[Uuid]>) -> Result<Vec<Zombie>, Error> {
-    statement!(ZOMBIES, "zombies", [Timestamp, Timestamp, BigInt, Timestamp, Bool, Int, Timestamp, UuidArray], Free);
+/// Those of the suspects that are zombies, locked.
+pub fn zombies(session: &Session, search: &Search, suspects: &[Uuid]) -> Result<Vec<Zombie>, Error> {
+    statement!(ZOMBIES, "zombies", [Timestamp, Timestamp, BigInt, Timestamp, Bool, Int, Timestamp, UuidArray]);
     notes::unsure_of_one(|| {
         read_zombies(&session.run(
             &ZOMBIES,
@@ -93,7 +119,7 @@ pub fn zombies(session: &Session, search: &Search, among: Option<&[Uuid]>) -> Re
                 search.deadlines.into(),
                 search.batch.into(),
                 search.writable_at.into(),
-                among.into(),
+                suspects.into(),
             ],
         )?)
     })

@@ -5,7 +5,7 @@ use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::pg::datum::Text;
 use crate::pg::spi::{Rows, Session};
-use crate::pg::{blocks, leases, notes};
+use crate::pg::{leases, notes};
 use crate::rules::state::State;
 use uuid::Uuid;
 
@@ -69,8 +69,7 @@ pub fn note_left_alone(session: &Session, ids: &[Uuid]) -> Result<(), Error> {
 
 pub fn request_cancel(session: &Session, id: Uuid) -> Result<(), Error> {
     statement!(REQUEST, "request_cancel", [Uuid]);
-    session.run(&REQUEST, &[id.into()])?;
-    blocks::mark_all();
+    super::finish::mark(&session.run(&REQUEST, &[id.into()])?, 0, 1);
     leases::unsettles();
     Ok(())
 }

@@ -159,16 +159,22 @@ impl Queue {
     }
 
     pub fn leave(&mut self, owner: u64, wakes: &mut Vec<u64>) {
-        let was_woken = self.line.iter().any(|standing| standing.owner == owner && (standing.woken || standing.owes));
+        let his = self.line.iter().find(|standing| standing.owner == owner).cloned();
         self.line.retain(|standing| standing.owner != owner);
         self.wake_the_rest(wakes);
-        self.pass_on(was_woken, 0, wakes);
+        let Some(his) = his else { return };
+        let owes = his.woken || his.owes;
+        self.pass_on(owes, 0, wakes, |_| true);
+        if owes {
+            self.pass_on(false, 0, wakes, |job| his.wants(job.kind));
+        }
     }
 
-    fn pass_on(&mut self, unsure: bool, behind: u64, wakes: &mut Vec<u64>) {
+    fn pass_on(&mut self, unsure: bool, behind: u64, wakes: &mut Vec<u64>, owed: impl Fn(&Candidate) -> bool) {
         // The first who can use what there is.
         let known: Vec<Candidate> = self.known().take(LOOKS).collect();
-        let passed_on = known.iter().any(|job| self.wake(wakes, |standing| standing.wants(job.kind)));
+        let mut wake = |job: &Candidate| self.wake(wakes, |standing| standing.owner > behind && standing.wants(job.kind));
+        let passed_on = known.iter().any(|job| owed(job) && wake(job));
         if !passed_on && known.len() == LOOKS {
             self.wake(wakes, |standing| standing.owner > behind);
         } else if !passed_on && self.ready.horizon < Key::MAX {
@@ -179,7 +185,7 @@ impl Queue {
     pub fn may_wait(&mut self, owner: u64, now: i64, wakes: &mut Vec<u64>) -> Option<i64> {
         let his = self.line.iter_mut().find(|standing| standing.owner == owner);
         if his.is_some_and(|standing| std::mem::take(&mut standing.owes) && !standing.woken) {
-            self.pass_on(true, owner, wakes);
+            self.pass_on(true, owner, wakes, |_| true);
         }
         let now = self.clock(now, wakes);
         let behind = self.due.horizon.run_at;
