@@ -3,7 +3,7 @@
 WITH unfinished AS MATERIALIZED (
     SELECT j.*, coalesce(q.name, 'default') AS queue, coalesce(q.paused, false) AS paused, q.dropped_at IS NOT NULL OR (q.id IS NULL AND j.queue_id <> 0) AS dropped,
            jobq._lease_expires_at(j.id, j.lease, j.lease_expires_at) AS expires_at, jobq._seen_at(j.id, j.lease, j.seen_at) AS last_seen_at,
-           (SELECT CASE WHEN l.pid IS NULL THEN 'a prepared one' ELSE format('process %s, since %s', l.pid, to_char(a.xact_start, 'YYYY-MM-DD HH24:MI:SS TZ')) END
+           (SELECT CASE WHEN l.pid IS NULL THEN 'a prepared one' ELSE format('process %s', l.pid) || coalesce(to_char(a.xact_start, '", since "YYYY-MM-DD HH24:MI:SS TZ'), '') END
             FROM pg_catalog.pg_locks AS l LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid = l.pid
             WHERE l.locktype = 'transactionid' AND l.transactionid = j.xmax AND l.granted AND l.mode = 'ExclusiveLock' LIMIT 1) AS holder
     FROM jobq._job AS j LEFT JOIN jobq._queue AS q ON q.id = j.queue_id

@@ -33,8 +33,6 @@ struct Part {
 #[repr(C)]
 struct Count {
     is_under_way: bool,
-    /// The process that counts.
-    pid: i32,
     /// Its snapshot; zero: there was none.
     xmin: pg_sys::TransactionId,
     xmax: pg_sys::TransactionId,
@@ -149,6 +147,8 @@ struct Mine {
     count: usize,
     /// There was more.
     is_lost: bool,
+    /// It counts the tables.
+    is_counting: bool,
 }
 
 struct Cellar(UnsafeCell<Mine>);
@@ -158,6 +158,7 @@ static MINE: Cellar = Cellar(UnsafeCell::new(Mine {
     list: [Change { key: NO_QUEUE, what: What::Unfinished, n: 0, subtransaction: 0 }; CHANGES],
     count: 0,
     is_lost: false,
+    is_counting: false,
 }));
 
 fn mine() -> &'static mut Mine {
@@ -251,11 +252,9 @@ pub(super) fn transaction_ends(committed: bool) {
     forget_transaction();
 }
 
-/// A count that this process has begun has not come to its end.
+/// A count that this transaction has begun has not come to its end.
 fn abandon(database: u32) {
-    let me = server::backend_pid();
-    // SAFETY: a look at what only this process may have set.
-    if unsafe { last_count(database) }.is_some_and(|count| count.is_under_way && count.pid == me) {
+    if std::mem::take(&mut mine().is_counting) {
         with_all(|| {
             // SAFETY: all locks are held.
             if let Some(count) = unsafe { last_count(database) } {
@@ -328,7 +327,7 @@ pub fn begin() -> Option<Counting> {
             count.open.get_mut(..open.len())?.copy_from_slice(open);
             count.open_count = open.len();
             (count.xmin, count.xmax) = ((*snapshot).xmin, (*snapshot).xmax);
-            (count.is_under_way, count.pid) = (true, server::backend_pid());
+            count.is_under_way = true;
             for n in 0..PARTS {
                 unlocked(n, |tallies| tallies.begin(database));
             }
@@ -339,6 +338,7 @@ pub fn begin() -> Option<Counting> {
             return None;
         }
     }
+    mine().is_counting = true;
     Some(Counting { database, wanted, begun })
 }
 
@@ -360,6 +360,7 @@ pub fn end(counting: Counting, counted: &[(QueueKey, What, i64)]) {
         }
         counted.iter().all(|(key, what, n)| unlocked(part_of(key), |tallies| tallies.add(key, *what, *n, false)) == Some(true))
     });
+    mine().is_counting = false;
     // SAFETY: pushed by `begin`.
     unsafe { pg_sys::PopActiveSnapshot() }
     if let Some(requests) = shmem::requests(database) {
