@@ -1,5 +1,6 @@
 -- One sentence about job $1 at $2: why it is not running, or what became of it. Index: primary keys; for a ready job also up to 1001
--- entries of the ready index ahead of it. A transaction that holds the row is told by the lock on its (sub)transaction id.
+-- entries of the ready index ahead of it. A transaction that holds the row is told by the lock on its (sub)transaction id;
+-- one that has claimed it under a savepoint that is released is not found.
 WITH unfinished AS MATERIALIZED (
     SELECT j.*, coalesce(q.name, 'default') AS queue, coalesce(q.paused, false) AS paused, q.dropped_at IS NOT NULL OR (q.id IS NULL AND j.queue_id <> 0) AS dropped,
            jobq._lease_expires_at(j.id, j.lease, j.lease_expires_at) AS expires_at, jobq._seen_at(j.id, j.lease, j.seen_at) AS last_seen_at,

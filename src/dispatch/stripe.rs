@@ -312,7 +312,7 @@ impl Stripe<'_> {
         self.pass_on(at, owes, 0, |_| true);
         if owes {
             // What he was woken for may stand behind what somebody else was woken for just now.
-            self.pass_on(at, false, 0, |candidate| waiter.wants(candidate.kind));
+            self.pass_on(at, true, 0, |candidate| waiter.wants(candidate.kind));
         }
     }
 
@@ -348,9 +348,13 @@ impl Stripe<'_> {
     /// but for jobs that fall due and that nobody knows of.
     /// Until when he may sleep although nobody wakes him.
     pub fn may_wait(&mut self, at: usize, n: u32, owner: u64, now: i64) -> Option<i64> {
-        let owed = self.in_line(at, |room, _| room.is_at(n, owner).then(|| room.lie_down(n)).flatten());
-        if let Some(ticket) = owed.flatten() {
-            self.pass_on(at, true, ticket, |_| true);
+        let owed = self.in_line(at, |room, _| {
+            let waiter = room.at(n);
+            room.is_at(n, owner).then(|| room.lie_down(n)).flatten().map(|ticket| (waiter, ticket))
+        });
+        // What he takes himself he has not got: others cannot have it either, as in a paused queue.
+        if let Some((waiter, ticket)) = owed.flatten() {
+            self.pass_on(at, true, ticket, |candidate| !waiter.wants(candidate.kind));
         }
         let now = self.clock(at, now);
         let (due, pool) = self.parts(at, Side::Due)?;

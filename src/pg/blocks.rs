@@ -74,8 +74,8 @@ pub fn look(table: &Table, is_running: impl Fn(&Row<'_>) -> bool, mut each: impl
     let Some(marks) = shmem::marks(server::database_oid()) else { return false };
     let (begun, file) = (server::monotonic_micros(), table.file().to_u32());
     let wanted = marks.wanted.load(SeqCst);
-    let all =
-        marks.answered.load(SeqCst) != wanted || marks.file.swap(file, SeqCst) != file || marks.all_at.load(SeqCst) <= begun;
+    let is_another_file = marks.file.swap(file, SeqCst) != file;
+    let all = is_another_file || marks.answered.load(SeqCst) != wanted || marks.all_at.load(SeqCst) <= begun;
     // Until the end of this look the marks it takes away are known to nobody else.
     marks.answered.store(wanted.wrapping_sub(1), SeqCst);
     marks.looks.fetch_add(1, SeqCst);

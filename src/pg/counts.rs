@@ -55,6 +55,12 @@ impl Requests {
     pub(super) fn ask(&self) {
         self.wanted.fetch_add(1, SeqCst);
     }
+
+    /// For another database from here on.
+    pub(super) fn begin(&self) {
+        self.again_at.store(0, SeqCst);
+        self.not_before.store(0, SeqCst);
+    }
 }
 
 struct Attached(Cell<Option<(*mut Part, *mut Count)>>);
@@ -173,7 +179,7 @@ pub fn add(key: &QueueKey, what: What, n: i64) {
     }
     // SAFETY: a read of this backend's transaction state.
     let subtransaction = unsafe { pg_sys::GetCurrentSubTransactionId() };
-    let Mine { list, count, is_lost } = mine();
+    let Mine { list, count, is_lost, .. } = mine();
     let is_same = |change: &&mut Change| change.subtransaction == subtransaction && change.what == what && change.key == *key;
     if let Some(change) = list.iter_mut().take(*count).find(is_same) {
         change.n = change.n.saturating_add(n);
@@ -230,7 +236,7 @@ pub(super) fn transaction_ends(committed: bool) {
     if committed {
         // SAFETY: a read of this backend's transaction state.
         let transaction = unsafe { GetTopTransactionIdIfAny() };
-        let Mine { list, count, is_lost } = mine();
+        let Mine { list, count, is_lost, .. } = mine();
         for change in list.iter().take(*count) {
             let added = with(part_of(&change.key), |tallies| {
                 // SAFETY: a lock is held.

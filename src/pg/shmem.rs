@@ -225,6 +225,7 @@ pub fn become_maintainer(database: pg_sys::Oid) -> Option<&'static Maintainer> {
         slot
     } else {
         let slot = slots.iter().find(|slot| slot.database.compare_exchange(0, database.to_u32(), SeqCst, SeqCst).is_ok())?;
+        requests(database.to_u32())?.begin();
         slot.ticked_at.store(0, SeqCst);
         slot.pid.store(me, SeqCst);
         slot

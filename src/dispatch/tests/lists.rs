@@ -166,7 +166,7 @@ impl Queue {
         let owes = his.woken || his.owes;
         self.pass_on(owes, 0, wakes, |_| true);
         if owes {
-            self.pass_on(false, 0, wakes, |job| his.wants(job.kind));
+            self.pass_on(true, 0, wakes, |job| his.wants(job.kind));
         }
     }
 
@@ -184,8 +184,9 @@ impl Queue {
 
     pub fn may_wait(&mut self, owner: u64, now: i64, wakes: &mut Vec<u64>) -> Option<i64> {
         let his = self.line.iter_mut().find(|standing| standing.owner == owner);
-        if his.is_some_and(|standing| std::mem::take(&mut standing.owes) && !standing.woken) {
-            self.pass_on(true, owner, wakes, |_| true);
+        let his = his.and_then(|standing| (std::mem::take(&mut standing.owes) && !standing.woken).then(|| standing.clone()));
+        if let Some(his) = his {
+            self.pass_on(true, owner, wakes, |job| !his.wants(job.kind));
         }
         let now = self.clock(now, wakes);
         let behind = self.due.horizon.run_at;
