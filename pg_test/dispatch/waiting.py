@@ -190,7 +190,7 @@ def _has_job(waiter: Waiter, seconds: float = 0) -> bool:
 def limits(server: Cluster, report: Report) -> None:
     with connect(server) as root, Background() as background:
         queue_that_is_known(root, "limits")
-        waiter = Waiter(server, background, "limits", before="SET statement_timeout = '300 ms'")
+        waiter = Waiter(server, background, "limits", before="SET statement_timeout = '4 s'")
         expect_equal(waiter.jobs(), [], "the end of a wait under statement_timeout")
         if root.info.server_version >= 170000:
             waiter = Waiter(server, background, "limits", wait="900 ms", before="SET transaction_timeout = '200 ms'")
