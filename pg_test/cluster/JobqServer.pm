@@ -95,7 +95,8 @@ sub seconds_until
 	{
 		my ($code, $out, $err);
 		if (ref $sql) { $out = $sql->(); $code = 0; }
-		else { ($code, $out, $err) = $self->psql($db, $sql); }
+		# A psql that is turned away while the server starts may be gone before it is given its query: IPC::Run dies of that.
+		else { eval { ($code, $out, $err) = $self->psql($db, $sql); 1 } or ($code, $err) = (2, $@); }
 		$said = $code ? "psql exit $code: $err" : $out // '';
 		my $matched = ref $expected eq 'Regexp' ? $said =~ $expected : $said eq $expected;
 		return time - $start if !$code && $matched;

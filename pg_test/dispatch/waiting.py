@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -245,10 +246,13 @@ def rights(server: Cluster, report: Report) -> None:
                 expect_equal(scalar(waiter, "SELECT current_user::text"), "waiter", f"the user after {call}")
                 expect_equal(sqlstate(waiter, "SELECT * FROM jobq._job"), "42501", "reading the private table")
             waiter.execute("SET statement_timeout = '20 ms'")
-            start = time.monotonic()
-            while time.monotonic() - start < 1:
+            start, known = time.monotonic(), 0
+            while time.monotonic() - start < 1 or not known:
                 sqlstate(waiter, "CALL jobq.claim_wait('rights', wait => '1 s')")
-                expect_equal(scalar(waiter, "SELECT current_user::text"), "waiter", "the user after time-outs")
+                # On a busy machine the time may be over for this one, too.
+                with suppress(psycopg.errors.QueryCanceled):
+                    expect_equal(scalar(waiter, "SELECT current_user::text"), "waiter", "the user after time-outs")
+                    known += 1
         with connect(server, user="stranger") as stranger:
             expect_equal(sqlstate(stranger, "CALL jobq.claim_wait('rights')"), "42501", "a stranger's call")
         root.execute("SELECT jobq.revoke_access('waiter', 'worker'); DROP ROLE waiter; REVOKE USAGE ON SCHEMA jobq FROM stranger; "
