@@ -2,8 +2,8 @@
 //!
 //! Who makes a job running, or moves a running one to another place, marks its block *after* he has written there and before he
 //! commits. Who looks takes the mark away *before* he reads the block, and puts it back when the block has a running job, committed or
-//! not yet. So a block that has one is never without its mark for longer than a look. Statements do not tell where they have written:
-//! after them all blocks are looked at once.
+//! not yet. So a block that has one is never without its mark for longer than a look. Claims by statements do not tell where they have
+//! written: after them all blocks are looked at once.
 //!
 //! A mark too many costs the reading of a block, nothing else. All blocks are read also when a maintainer starts, when the table was
 //! written anew (VACUUM FULL), and from time to time, for rows that others than jobq have changed.
