@@ -30,10 +30,15 @@ def waiting(stage: Stage, page: Page) -> None:
                     latencies = told["latencies_ms"]
                     page.add(f"{name}, {waiters} waiting", number,
                              {"p50 ms": figures.percentile(latencies, 50), "p99 ms": figures.percentile(latencies, 99),
+                              "inside p50 ms": figures.percentile(told["inside_ms"], 50),
+                              "inside p99 ms": figures.percentile(told["inside_ms"], 99),
+                              "call p50 ms": figures.percentile(told["calls_ms"], 50), "sleeps per job": told["sleeps_per_job"],
                               "idle CPU ms a second": told["cpu_ms_per_s"], "holding a snapshot": told["holding_snapshot"]},
                              f"waiters.py, {jobs} jobs")
     page.note("jobq: claim_wait; hand: LISTEN, every session is told and tries; pgmq: read_with_poll with its defaults (looks every "
               "100 ms); one loop plays all the clients")
+    page.note("inside: by the server's clock, from the begin of the call that enqueues to the claim; call: how long the producer's call "
+              "takes, its commit included; sleeps: how often the waiting backends together went to sleep again, for each job")
     page.note("idle CPU: processor milliseconds per second of all waiting backends together, while nothing happens")
 
 

@@ -18,19 +18,18 @@ WITH candidate AS MATERIALIZED (
 )
 UPDATE jobq._job AS j
 SET state = 'r',
-    bound = $11,
+    bound = nullif($11, false),
     attempt = j.attempt + 1,
     lease = (greatest((j.lease >> 12) + 1, $5) << 12) | (($6 # uuid_hash(j.id)) & 4095),
     lease_ms = $4,
     claimed_at = $3,
-    seen_at = $3,
     lease_expires_at = $3 + $4 * interval '1 millisecond',
     deadline_at = CASE WHEN j.timeout_ms > 0 THEN $3 + j.timeout_ms * interval '1 millisecond'
                        WHEN $9 > 0 THEN $3 + $9 * interval '1 millisecond'
-                       ELSE '-infinity' END,
+                       END,
     worker = $7,
     spent_key = CASE WHEN j.unique_pending THEN coalesce(j.unique_key, j.spent_key) ELSE j.spent_key END,
     unique_key = CASE WHEN j.unique_pending THEN NULL ELSE j.unique_key END
 WHERE j.id = ANY (ARRAY(SELECT candidate.id FROM candidate)) AND j.state = 'p'
-RETURNING j.id, j.lease, $10, j.kind, j.payload, j.headers, j.attempt, j.max_attempts, j.priority, j.enqueued_at, j.run_at,
-          j.lease_expires_at, nullif(j.deadline_at, '-infinity'), j.crashes, j.errors -> -1 ->> 'error'
+RETURNING j.id, j.lease, $10, j.kind, j.payload, j.headers, j.attempt::int, j.max_attempts::int, j.priority::int, j.enqueued_at, j.run_at,
+          j.lease_expires_at, j.deadline_at, j.crashes::int, j.errors -> -1 ->> 'error'

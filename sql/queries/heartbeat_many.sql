@@ -9,9 +9,9 @@ WITH held AS MATERIALIZED (
     FOR UPDATE OF j
 )
 UPDATE jobq._job AS j
-SET seen_at = greatest(j.seen_at, $3),
+SET seen_at = greatest(j.seen_at, j.claimed_at, $3),
     lease_ms = greatest(j.lease_ms, $4),
     lease_expires_at = greatest(j.lease_expires_at, $3 + coalesce($4, j.lease_ms) * interval '1 millisecond')
 FROM held
 WHERE j.id = held.id AND j.state = 'r'
-RETURNING j.id, j.cancel_requested, (j.ctid::text::point)[0]::bigint
+RETURNING j.id, coalesce(j.cancel_requested, false), (j.ctid::text::point)[0]::bigint

@@ -10,6 +10,6 @@ gone AS MATERIALIZED (
     SELECT used.id FROM used
     WHERE used.id <> 0 AND NOT EXISTS (SELECT 1 FROM jobq._queue AS q WHERE q.id = used.id AND q.dropped_at IS NULL)
 )
-SELECT j.id, j.lease FROM jobq._job AS j
+SELECT j.id, coalesce(j.lease, 0) FROM jobq._job AS j
 WHERE j.queue_id = ANY (ARRAY(SELECT gone.id FROM gone))
 ORDER BY j.id LIMIT $1 FOR UPDATE SKIP LOCKED

@@ -6,9 +6,9 @@
 SELECT j.id
 FROM jobq._job AS j
 WHERE j.state = 'r'
-  AND ((j.lease_expires_at < $1 OR j.seen_at < $4)
-       AND (j.seen_at >= $2 OR $2 + greatest($3, j.lease_ms) * interval '1 millisecond' < $1)
+  AND ((j.lease_expires_at < $1 OR coalesce(j.seen_at, j.claimed_at) < $4)
+       AND (coalesce(j.seen_at, j.claimed_at) >= $2 OR $2 + greatest($3, j.lease_ms) * interval '1 millisecond' < $1)
        AND NOT jobq._is_kept(j.id, j.lease, j.lease_expires_at < $1, $4)
-       OR j.bound AND j.claimed_at < $6 AND NOT jobq._is_kept(j.id, j.lease, true, NULL)
-       OR $5 AND j.deadline_at < $1 AND j.deadline_at > '-infinity'
+       OR j.bound IS TRUE AND j.claimed_at < $6 AND NOT jobq._is_kept(j.id, j.lease, true, NULL)
+       OR $5 AND j.deadline_at < $1
        AND (j.claimed_at >= $2 OR $2 + (j.deadline_at - j.claimed_at) < $1))

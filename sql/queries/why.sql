@@ -3,7 +3,7 @@
 -- one that has claimed it under a savepoint that is released is not found.
 WITH unfinished AS MATERIALIZED (
     SELECT j.*, coalesce(q.name, 'default') AS queue, coalesce(q.paused, false) AS paused, q.dropped_at IS NOT NULL OR (q.id IS NULL AND j.queue_id <> 0) AS dropped,
-           jobq._lease_expires_at(j.id, j.lease, j.lease_expires_at) AS expires_at, jobq._seen_at(j.id, j.lease, j.seen_at) AS last_seen_at,
+           jobq._lease_expires_at(j.id, j.lease, j.lease_expires_at) AS expires_at, jobq._seen_at(j.id, j.lease, coalesce(j.seen_at, j.claimed_at)) AS last_seen_at,
            (SELECT CASE WHEN l.pid IS NULL THEN 'a prepared one' ELSE format('process %s', l.pid) || coalesce(to_char(a.xact_start, '", since "YYYY-MM-DD HH24:MI:SS TZ'), '') END
             FROM pg_catalog.pg_locks AS l LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid = l.pid
             WHERE l.locktype = 'transactionid' AND l.transactionid = j.xmax AND l.granted AND l.mode = 'ExclusiveLock' LIMIT 1) AS holder
@@ -16,7 +16,7 @@ SELECT CASE
                u.attempt, u.max_attempts, to_char(u.last_seen_at, 'YYYY-MM-DD HH24:MI:SS TZ'))
         || CASE WHEN u.expires_at < $2 THEN format('its lease ended at %s, so that it is soon rescued', to_char(u.expires_at, 'YYYY-MM-DD HH24:MI:SS TZ'))
                 ELSE format('its lease lasts until %s, longer with heartbeats', to_char(u.expires_at, 'YYYY-MM-DD HH24:MI:SS TZ')) END
-        || CASE WHEN u.deadline_at > '-infinity' THEN format('; it has to be done by %s', to_char(u.deadline_at, 'YYYY-MM-DD HH24:MI:SS TZ')) ELSE '' END
+        || coalesce('; it has to be done by ' || to_char(u.deadline_at, 'YYYY-MM-DD HH24:MI:SS TZ'), '')
         || CASE WHEN u.cancel_requested THEN '; it was asked to stop' ELSE '' END
     WHEN u.dropped THEN 'Its queue was dropped: it will be cancelled'
     WHEN u.holder IS NOT NULL THEN

@@ -9,21 +9,21 @@ SELECT
     CASE x.queue_id WHEN 0 THEN 'default' ELSE (SELECT jsonb_object_agg(q.id, q.name) FROM jobq._queue AS q) ->> x.queue_id::text END AS queue,
     x.kind,
     x.state,
-    x.priority,
+    x.priority::int AS priority,
     x.payload,
     x.headers,
-    x.attempt,
-    x.max_attempts,
-    x.crashes,
+    x.attempt::int AS attempt,
+    x.max_attempts::int AS max_attempts,
+    x.crashes::int AS crashes,
     x.run_at,
     x.enqueued_at,
-    nullif(x.claimed_at, '-infinity') AS claimed_at,
+    x.claimed_at,
     x.finished_at,
-    nullif(x.lease_expires_at, '-infinity') AS lease_expires_at,
-    nullif(x.deadline_at, '-infinity') AS deadline_at,
-    nullif(x.worker, '') AS worker,
-    nullif(x.progress, -1) AS progress,
-    nullif(x.note, '') AS note,
+    x.lease_expires_at,
+    x.deadline_at,
+    x.worker,
+    x.progress,
+    x.note,
     x.result,
     x.errors -> -1 ->> 'error' AS last_error,
     x.errors AS attempt_errors,
@@ -32,9 +32,9 @@ SELECT
 FROM (
     SELECT j.id, j.queue_id, j.kind, CASE j.state WHEN 'p' THEN 'pending' ELSE 'running' END AS state, j.priority, j.payload, j.headers,
            j.attempt, j.max_attempts, j.crashes, j.run_at, j.enqueued_at, j.claimed_at, NULL::timestamptz AS finished_at,
-           CASE j.state WHEN 'r' THEN jobq._lease_expires_at(j.id, j.lease, j.lease_expires_at) ELSE j.lease_expires_at END AS lease_expires_at,
-           j.deadline_at, j.worker, CASE j.state WHEN 'r' THEN jobq._progress(j.id, j.lease, j.progress) ELSE j.progress END AS progress, j.note, NULL::jsonb AS result, j.errors,
-           coalesce(j.unique_key, j.spent_key) AS unique_key, j.cancel_requested
+           CASE j.state WHEN 'r' THEN jobq._lease_expires_at(j.id, j.lease, j.lease_expires_at) END AS lease_expires_at,
+           j.deadline_at, j.worker, CASE j.state WHEN 'r' THEN jobq._progress(j.id, j.lease, j.progress) END AS progress, j.note, NULL::jsonb AS result, j.errors,
+           coalesce(j.unique_key, j.spent_key) AS unique_key, coalesce(j.cancel_requested, false) AS cancel_requested
     FROM jobq._job AS j
     UNION ALL
     SELECT d.id, d.queue_id, d.kind, 'failed', d.priority, d.payload, d.headers, d.attempt, d.max_attempts, d.crashes, d.run_at,
@@ -58,12 +58,13 @@ CREATE VIEW jobq.running_jobs AS
 SELECT
     j.id,
     CASE j.queue_id WHEN 0 THEN 'default' ELSE (SELECT jsonb_object_agg(q.id, q.name) FROM jobq._queue AS q) ->> j.queue_id::text END AS queue,
-    j.kind, j.priority, j.attempt, j.max_attempts, j.crashes, j.worker, j.claimed_at,
-    jobq._seen_at(j.id, j.lease, j.seen_at) AS last_seen_at, jobq._lease_expires_at(j.id, j.lease, j.lease_expires_at) AS lease_expires_at,
-    nullif(j.deadline_at, '-infinity') AS deadline_at,
-    nullif(jobq._progress(j.id, j.lease, j.progress), -1) AS progress,
-    nullif(j.note, '') AS note,
-    j.cancel_requested
+    j.kind, j.priority::int AS priority, j.attempt::int AS attempt, j.max_attempts::int AS max_attempts, j.crashes::int AS crashes,
+    j.worker, j.claimed_at,
+    jobq._seen_at(j.id, j.lease, coalesce(j.seen_at, j.claimed_at)) AS last_seen_at, jobq._lease_expires_at(j.id, j.lease, j.lease_expires_at) AS lease_expires_at,
+    j.deadline_at,
+    jobq._progress(j.id, j.lease, j.progress) AS progress,
+    j.note,
+    coalesce(j.cancel_requested, false) AS cancel_requested
 FROM jobq._job AS j
 WHERE j.state = 'r';
 COMMENT ON VIEW jobq.running_jobs IS 'Jobs that a worker holds now, with the worker''s last sign of life.';
@@ -72,8 +73,8 @@ CREATE VIEW jobq.failed_jobs AS
 SELECT
     d.id,
     CASE d.queue_id WHEN 0 THEN 'default' ELSE (SELECT jsonb_object_agg(q.id, q.name) FROM jobq._queue AS q) ->> d.queue_id::text END AS queue,
-    d.kind, d.priority, d.payload, d.headers, d.attempt, d.max_attempts, d.crashes, d.enqueued_at, d.finished_at,
-    nullif(d.worker, '') AS worker,
+    d.kind, d.priority::int AS priority, d.payload, d.headers, d.attempt::int AS attempt, d.max_attempts::int AS max_attempts,
+    d.crashes::int AS crashes, d.enqueued_at, d.finished_at, d.worker,
     d.errors -> -1 ->> 'error' AS last_error,
     d.errors AS attempt_errors
 FROM jobq._dead AS d;
@@ -124,12 +125,12 @@ SELECT
     count(*) FILTER (WHERE w.state = 'c') AS completed,
     count(*) FILTER (WHERE w.state = 'f') AS failed
 FROM (
-    SELECT j.worker, j.state, jobq._seen_at(j.id, j.lease, j.seen_at) AS seen_at FROM jobq._job AS j WHERE j.state = 'r'
+    SELECT j.worker, j.state, jobq._seen_at(j.id, j.lease, coalesce(j.seen_at, j.claimed_at)) AS seen_at FROM jobq._job AS j WHERE j.state = 'r'
     UNION ALL
     SELECT h.worker, h.state, h.finished_at FROM jobq._history AS h WHERE h.state = 'c'
     UNION ALL
     SELECT d.worker, d.state, d.finished_at FROM jobq._dead AS d
 ) AS w
-WHERE w.worker <> ''
+WHERE w.worker IS NOT NULL
 GROUP BY w.worker;
 COMMENT ON VIEW jobq.workers IS 'Workers that hold a job or finished one that is still kept: running jobs, last sign of life, completed and failed jobs.';

@@ -42,7 +42,7 @@ struct Request {
     now: Timestamp,
     run_at: Timestamp,
     max_attempts: Option<i32>,
-    timeout_ms: i64,
+    timeout_ms: Option<i64>,
     unique: Option<UniqueKey>,
     headers: Option<Jsonb>,
 }
@@ -64,7 +64,7 @@ impl Given {
             now,
             run_at: run_at(now, self.run_at, self.delay)?,
             max_attempts: self.max_attempts.map(|n| within(n, "max_attempts", 1, ATTEMPTS_MAX)).transpose()?,
-            timeout_ms: self.timeout.map_or(Ok(0), |timeout| timeout.millis("timeout", TIMEOUT_MIN_MS, TIMEOUT_MAX_MS))?,
+            timeout_ms: self.timeout.map(|timeout| timeout.millis("timeout", TIMEOUT_MIN_MS, TIMEOUT_MAX_MS)).transpose()?,
             unique: self.unique_key.map(|key| unique_key(key, while_pending)).transpose()?,
             headers: headers.transpose()?,
         })

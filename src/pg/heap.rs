@@ -135,8 +135,11 @@ impl Key {
     pub fn int_is(column: i16, value: i32) -> Key {
         Key { column, strategy: pg_sys::BTEqualStrategyNumber, procedure: pg_sys::F_INT4EQ, value: value.into() }
     }
-    pub fn int_is_above(column: i16, value: i32) -> Key {
-        Key { column, strategy: pg_sys::BTGreaterStrategyNumber, procedure: pg_sys::F_INT4GT, value: value.into() }
+    pub fn smallint_is(column: i16, value: i16) -> Key {
+        Key { column, strategy: pg_sys::BTEqualStrategyNumber, procedure: pg_sys::F_INT2EQ, value: value.into() }
+    }
+    pub fn smallint_is_above(column: i16, value: i16) -> Key {
+        Key { column, strategy: pg_sys::BTGreaterStrategyNumber, procedure: pg_sys::F_INT2GT, value: value.into() }
     }
     pub fn uuid_is(column: i16, value: Uuid) -> Key {
         Key { column, strategy: pg_sys::BTEqualStrategyNumber, procedure: pg_sys::F_UUID_EQ, value: value.into() }

@@ -88,6 +88,7 @@ impl Row<'_> {
         self.datum(column).map(|datum| datum.value() & 0xff != 0)
     }
 
+    /// A smallint's datum is that of the same int.
     pub fn int(&self, column: usize) -> Option<i32> {
         self.datum(column).map(|datum| datum.value() as i32)
     }

@@ -72,7 +72,7 @@ impl IndexShape {
 /// The default family of B-tree operators of a type that an index of ours begins with (pg_opfamily.dat).
 fn family(kind: Type) -> Option<pg_sys::Oid> {
     match kind {
-        Type::Int => Some(pg_sys::INTEGER_BTREE_FAM_OID),
+        Type::SmallInt | Type::Int => Some(pg_sys::INTEGER_BTREE_FAM_OID),
         Type::Text => Some(pg_sys::TEXT_BTREE_FAM_OID),
         Type::Timestamp => Some(pg_sys::Oid::from(434)),
         Type::Uuid => Some(pg_sys::Oid::from(2968)),

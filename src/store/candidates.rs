@@ -70,8 +70,10 @@ impl<'t> ReadyRows<'t> {
 
     fn conditions(queue: i32, from: Key) -> [[heap::Key; 4]; 3] {
         let queue = heap::Key::int_is(1, queue);
-        let (priority, run_at) = (heap::Key::int_is(2, from.rank), Timestamp(from.run_at));
-        let lower = heap::Key::int_is_above(2, from.rank);
+        // What no priority reaches is as good as the end of the range.
+        let rank = i16::try_from(from.rank).unwrap_or(if from.rank < 0 { i16::MIN } else { i16::MAX });
+        let (priority, run_at) = (heap::Key::smallint_is(2, rank), Timestamp(from.run_at));
+        let lower = heap::Key::smallint_is_above(2, rank);
         let behind = heap::Key::timestamp_is_above(3, run_at);
         let rest = heap::Key::uuid_is_at_least(4, Uuid::from_u128(from.id));
         // As many conditions each time; the same one twice is one.

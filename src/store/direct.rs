@@ -55,16 +55,17 @@ table!(queue, checks: &[c"_queue_default"], parent: None,
     dropped_at Timestamp null, drop_seen_at Timestamp null,
 );
 table!(job, checks: &[c"_job_attempts", c"_job_state"], parent: None,
-    id Uuid, enqueued_at Timestamp, run_at Timestamp, timeout_ms BigInt, queue_id Int, priority Int, max_attempts Int, scheduled Bool,
-    unique_pending Bool, state Letter, bound Bool, cancel_requested Bool, attempt Int, crashes Int, progress Double, lease BigInt,
-    lease_ms BigInt, claimed_at Timestamp, seen_at Timestamp, lease_expires_at Timestamp, deadline_at Timestamp, note Text,
-    worker Text, unique_key Text null, spent_key Text null, headers Jsonb null, errors Jsonb null, kind Text, payload Jsonb,
+    id Uuid, enqueued_at Timestamp, run_at Timestamp, queue_id Int, priority SmallInt, max_attempts SmallInt, crashes SmallInt,
+    attempt SmallInt, state Letter, scheduled Bool, unique_pending Bool, timeout_ms BigInt null, lease BigInt null,
+    claimed_at Timestamp null, lease_expires_at Timestamp null, lease_ms Int null, seen_at Timestamp null, deadline_at Timestamp null,
+    progress Double null, bound Bool null, cancel_requested Bool null, note Text null, worker Text null, unique_key Text null,
+    spent_key Text null, headers Jsonb null, errors Jsonb null, payload Jsonb, kind Text,
 );
 table!(history, checks: &[c"_history_state"], parent: Some(c"_history"),
-    id Uuid, slot SmallInt, state Letter, queue_id Int, priority Int, attempt Int, max_attempts Int, crashes Int, timeout_ms BigInt,
-    enqueued_at Timestamp, run_at Timestamp, claimed_at Timestamp, finished_at Timestamp, lease BigInt, progress Double,
-    unique_pending Bool, note Text, worker Text, kind Text, unique_key Text null, headers Jsonb null, errors Jsonb null,
-    result Jsonb null, payload Jsonb,
+    id Uuid, enqueued_at Timestamp, run_at Timestamp, finished_at Timestamp, queue_id Int, slot SmallInt, priority SmallInt,
+    max_attempts SmallInt, crashes SmallInt, attempt SmallInt, state Letter, unique_pending Bool, timeout_ms BigInt null,
+    lease BigInt null, claimed_at Timestamp null, progress Double null, note Text null, worker Text null, unique_key Text null,
+    headers Jsonb null, errors Jsonb null, result Jsonb null, kind Text, payload Jsonb,
 );
 
 const QUEUE_KEY: IndexSpec = IndexSpec { name: c"_queue_pkey", columns: &[queue::id], predicate: Predicate::None };
@@ -79,8 +80,6 @@ pub(super) const SCHEDULED: IndexSpec = IndexSpec {
     columns: &[job::queue_id, job::run_at, job::id],
     predicate: Predicate::True(job::scheduled),
 };
-
-pub(super) const NEVER: Timestamp = Timestamp(i64::MIN);
 
 fn queues(how: Use) -> (&'static CStr, &'static TableSpec, Use) {
     (c"_queue", &queue::SPEC, how)
@@ -117,7 +116,7 @@ pub fn enqueue<'r>(
     direct([queues(Use::Read), jobs(Use::Insert)], |[queues, jobs]| {
         let Some(queue) = queue_by_name(queues, queue)?.filter(|queue| queue.max_depth == 0) else { return Ok(None) };
         let new = row_for(&queue);
-        let mut row = row_of(&new);
+        let mut row = row_of(&new)?;
         let mut with = |id: Uuid, payload: Jsonb| {
             set(&mut row, job::id, id.into());
             set(&mut row, job::payload, payload.into());
@@ -147,34 +146,28 @@ fn set(row: &mut [Param], column: usize, value: Param) {
     }
 }
 
+fn small(number: i32) -> Result<i16, Error> {
+    i16::try_from(number).map_err(|_| Error::internal("a number is too large for its column"))
+}
+
 /// All but id and payload.
-fn row_of(new: &NewJob<'_>) -> [Param; job::COLUMNS] {
+fn row_of(new: &NewJob<'_>) -> Result<[Param; job::COLUMNS], Error> {
     let mut row = [Param::NULL; job::COLUMNS];
     let mut set = |column, value| set(&mut row, column, value);
     set(job::enqueued_at, new.enqueued_at.into());
     set(job::run_at, new.run_at.into());
-    set(job::timeout_ms, new.timeout_ms.into());
     set(job::queue_id, new.queue.into());
-    set(job::priority, new.priority.into());
-    set(job::max_attempts, new.max_attempts.into());
+    set(job::priority, small(new.priority)?.into());
+    set(job::max_attempts, small(new.max_attempts)?.into());
+    set(job::crashes, 0i16.into());
+    set(job::attempt, 0i16.into());
+    set(job::state, Param::letter(b'p'));
     set(job::scheduled, new.scheduled.into());
     set(job::unique_pending, false.into());
-    set(job::state, Param::letter(b'p'));
-    set(job::bound, false.into());
-    set(job::cancel_requested, false.into());
-    set(job::attempt, 0i32.into());
-    set(job::crashes, 0i32.into());
-    set(job::progress, (-1f64).into());
-    set(job::lease, 0i64.into());
-    set(job::lease_ms, 0i64.into());
-    for never in [job::claimed_at, job::seen_at, job::lease_expires_at, job::deadline_at] {
-        set(never, NEVER.into());
-    }
-    set(job::note, "".into());
-    set(job::worker, "".into());
+    set(job::timeout_ms, new.timeout_ms.into());
     set(job::headers, new.headers.into());
     set(job::kind, new.kind.into());
-    row
+    Ok(row)
 }
 
 /// What a claim handed out.
@@ -351,6 +344,12 @@ impl Claiming<'_> {
     }
 }
 
+/// A lease's length as its column has it: at most a week.
+fn length(lease_ms: i64) -> Result<Param, Error> {
+    let length = i32::try_from(lease_ms).map_err(|_| Error::internal("a lease is too long for its column"))?;
+    Ok(length.into())
+}
+
 fn is_wanted(row: &Row<'_>, kinds: Option<&[Text]>) -> bool {
     kinds.is_none_or(|kinds| row.text(job::kind).is_some_and(|kind| kinds.iter().any(|wanted| wanted.bytes() == kind.bytes())))
 }
@@ -365,20 +364,19 @@ fn take(
     (queue_name, worker): (Param, Param),
     sink: &RowSink,
 ) -> Result<bool, Error> {
-    let attempt = row.int(job::attempt).unwrap_or(0).saturating_add(1);
+    let attempt = small(row.int(job::attempt).unwrap_or(0).saturating_add(1))?;
     let lease_ms = claim.lease_ms.unwrap_or(queue.lease_ms);
     let expires_at = claim.now.plus_ms(lease_ms);
-    let timeout_ms = row.bigint(job::timeout_ms).filter(|ms| *ms > 0).unwrap_or(queue.timeout_ms);
+    let timeout_ms = row.bigint(job::timeout_ms).unwrap_or(queue.timeout_ms);
     let deadline_at = (timeout_ms > 0).then(|| claim.now.plus_ms(timeout_ms));
     let mut changes = vec![
         (job::state, Param::letter(b'r')),
         (job::attempt, attempt.into()),
         (job::lease, lease.into()),
-        (job::lease_ms, lease_ms.into()),
         (job::claimed_at, claim.now.into()),
-        (job::seen_at, claim.now.into()),
         (job::lease_expires_at, expires_at.into()),
-        (job::deadline_at, deadline_at.unwrap_or(NEVER).into()),
+        (job::lease_ms, length(lease_ms)?),
+        (job::deadline_at, deadline_at.into()),
         (job::worker, worker),
     ];
     // The key is given up at the first claim.
@@ -401,14 +399,14 @@ fn take(
         row.value(job::kind),
         row.value(job::payload),
         row.value(job::headers),
-        attempt.into(),
-        row.value(job::max_attempts),
-        row.value(job::priority),
+        i32::from(attempt).into(),
+        row.int(job::max_attempts).into(),
+        row.int(job::priority).into(),
         row.value(job::enqueued_at),
         row.value(job::run_at),
         expires_at.into(),
         deadline_at.into(),
-        row.value(job::crashes),
+        row.int(job::crashes).into(),
         row.last_element_field(job::errors, "error"),
     ]);
     Ok(true)
@@ -419,12 +417,12 @@ pub fn heartbeat(id: Uuid, lease: i64, sign: &Sign) -> Result<Option<Option<bool
     direct([jobs(Use::Update)], |[jobs]| {
         let Some(mut scan) = jobs.scan(&JOB_KEY, &[Key::uuid_is(1, id)]) else { return Ok(None) };
         let Some(row) = scan.next_row().filter(|row| is_held(row, lease)) else { return Ok(Some(None)) };
-        let lease_ms = row.bigint(job::lease_ms).unwrap_or(0);
+        let lease_ms = row.int(job::lease_ms).map_or(0, i64::from);
         let expires_at = sign.now.plus_ms(sign.lease_ms.unwrap_or(lease_ms));
         let mut changes = vec![
-            (job::seen_at, row.timestamp(job::seen_at).unwrap_or(NEVER).max(sign.now).into()),
-            (job::lease_ms, sign.lease_ms.unwrap_or(lease_ms).max(lease_ms).into()),
-            (job::lease_expires_at, row.timestamp(job::lease_expires_at).unwrap_or(NEVER).max(expires_at).into()),
+            (job::seen_at, row.timestamp(job::seen_at).max(row.timestamp(job::claimed_at)).max(Some(sign.now)).into()),
+            (job::lease_ms, length(sign.lease_ms.unwrap_or(lease_ms).max(lease_ms))?),
+            (job::lease_expires_at, row.timestamp(job::lease_expires_at).max(Some(expires_at)).into()),
         ];
         if let Some(progress) = sign.progress {
             changes.push((job::progress, progress.into()));
@@ -453,12 +451,14 @@ pub fn held(id: Uuid, lease: i64) -> Result<Option<Option<Held>>, Error> {
     direct([jobs(Use::Read)], |[jobs]| {
         let Some(mut scan) = jobs.scan(&JOB_KEY, &[Key::uuid_is(1, id)]) else { return Ok(None) };
         let row = scan.next_row().filter(|row| is_held(row, lease));
-        Ok(Some(row.map(|row| Held {
-            cancel_requested: row.boolean(job::cancel_requested) == Some(true),
-            lease_ms: row.bigint(job::lease_ms).unwrap_or(0),
-            expires_at: row.timestamp(job::lease_expires_at).unwrap_or(NEVER),
-            progress: row.double(job::progress).unwrap_or(-1.0),
-            is_own: row.is_own(),
+        Ok(Some(row.and_then(|row| {
+            Some(Held {
+                cancel_requested: row.boolean(job::cancel_requested) == Some(true),
+                lease_ms: row.int(job::lease_ms).map_or(0, i64::from),
+                expires_at: row.timestamp(job::lease_expires_at)?,
+                progress: row.double(job::progress).unwrap_or(-1.0),
+                is_own: row.is_own(),
+            })
         })))
     })
 }
@@ -517,31 +517,31 @@ fn completed(row: &Row<'_>, job: &Finished, now: Timestamp, slot: i16) -> [Param
     let unique_key = row.value(if row.value(job::unique_key).is_null() { job::spent_key } else { job::unique_key });
     [
         row.value(job::id),
-        slot.into(),
-        Param::letter(b'c'),
-        row.value(job::queue_id),
-        row.value(job::priority),
-        row.value(job::attempt),
-        row.value(job::max_attempts),
-        row.value(job::crashes),
-        row.value(job::timeout_ms),
         row.value(job::enqueued_at),
         row.value(job::run_at),
-        row.value(job::claimed_at),
         now.into(),
+        row.value(job::queue_id),
+        slot.into(),
+        row.value(job::priority),
+        row.value(job::max_attempts),
+        row.value(job::crashes),
+        row.value(job::attempt),
+        Param::letter(b'c'),
+        row.value(job::unique_pending),
+        row.value(job::timeout_ms),
         job.lease.into(),
+        row.value(job::claimed_at),
         leases::known(job.id, job.lease)
             .map(|known| known.2)
             .filter(|progress| *progress >= 0.0)
             .map_or_else(|| row.value(job::progress), Param::from),
-        row.value(job::unique_pending),
         row.value(job::note),
         row.value(job::worker),
-        row.value(job::kind),
         unique_key,
         row.value(job::headers),
         row.value(job::errors),
         job.result.into(),
+        row.value(job::kind),
         row.value(job::payload),
     ]
 }

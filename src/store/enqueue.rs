@@ -18,8 +18,8 @@ pub struct NewJob<'a> {
     pub run_at: Timestamp,
     /// run_at is ahead.
     pub scheduled: bool,
-    /// 0: the queue's.
-    pub timeout_ms: i64,
+    /// None: the queue's.
+    pub timeout_ms: Option<i64>,
     pub queue: i32,
     pub priority: i32,
     pub max_attempts: i32,

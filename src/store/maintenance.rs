@@ -1,6 +1,6 @@
 //! Statements of the background duties.
 
-use super::direct::{NEVER, job, jobs};
+use super::direct::{job, jobs};
 use super::{candidates, counts, statement};
 use crate::clock::Timestamp;
 use crate::error::Error;
@@ -80,17 +80,19 @@ pub fn suspects_nearby(search: &Search) -> Result<Option<Vec<Uuid>>, Error> {
         let mut expired: Vec<(Uuid, i64)> = Vec::new();
         // As in suspects.sql.
         let each = |row: &Row<'_>| {
-            let at = |column| row.timestamp(column).unwrap_or(NEVER);
             let (id, lease) = (row.uuid(job::id).unwrap_or_default(), row.bigint(job::lease).unwrap_or(0));
-            let (claimed_at, deadline_at) = (at(job::claimed_at), at(job::deadline_at));
-            let grace = grace_ms.max(row.bigint(job::lease_ms).unwrap_or(0));
-            let has_expired = at(job::lease_expires_at) < now && (at(job::seen_at) >= grace_from || is_over(grace_from, grace));
+            let Some(claimed_at) = row.timestamp(job::claimed_at) else { return };
+            let seen_at = row.timestamp(job::seen_at).unwrap_or(claimed_at);
+            let grace = grace_ms.max(row.int(job::lease_ms).map_or(0, i64::from));
+            let has_expired = row.timestamp(job::lease_expires_at).is_some_and(|at| at < now)
+                && (seen_at >= grace_from || is_over(grace_from, grace));
             let has_lost_session = row.boolean(job::bound) == Some(true) && writable_at.is_some_and(|at| claimed_at < at);
-            let has_deadline = deadlines && deadline_at != NEVER && deadline_at < now;
             if has_expired || has_lost_session {
                 expired.push((id, lease));
             }
-            if has_deadline && (claimed_at >= grace_from || is_over(grace_from, deadline_at.ms_since(claimed_at))) {
+            if let Some(deadline_at) = row.timestamp(job::deadline_at).filter(|at| deadlines && *at < now)
+                && (claimed_at >= grace_from || is_over(grace_from, deadline_at.ms_since(claimed_at)))
+            {
                 overdue.push(id);
             }
         };

@@ -106,7 +106,7 @@ BEGIN;
 ALTER TABLE jobq._job DROP CONSTRAINT _job_state;
 ALTER TABLE jobq._job ALTER lease_ms TYPE numeric;
 SELECT jobq.enqueue('number', priority => 1) IS NOT NULL AS enqueued;
-SELECT count(*) FROM jobq._job WHERE kind = 'number' AND lease_ms = 0;
+SELECT count(*) FROM jobq._job WHERE kind = 'number' AND lease_ms IS NULL;
 ROLLBACK;
 SELECT t.life('restored'), t.indexes();
 

@@ -1,6 +1,8 @@
 """Many idle sessions that wait for jobs, one producer that enqueues a job now and then: how long until a waiter has it.
 
-Prints one JSON line: latencies, processor time of the waiting backends while nothing happens, how many of them hold a snapshot.
+Prints one JSON line: latencies as the programs see them, by the server's clock from the begin of the call that enqueues to the
+claim, and of the call that enqueues; how often waiting backends went to sleep again for each job; their processor time while nothing
+happens, and how many hold a snapshot.
 All sessions are served by one loop on their sockets; a waiter that has got a job completes it and waits again.
 """
 
@@ -11,6 +13,7 @@ import os
 import select
 import time
 from abc import ABC, abstractmethod
+from datetime import datetime
 from pathlib import Path
 
 import psycopg
@@ -20,12 +23,15 @@ from psycopg.types.json import Jsonb
 ORDER = json.loads(os.environ["BENCH"])  # style, waiters, jobs, gap_ms, idle_seconds
 PATIENCE_SECONDS = 20
 MEASURING_SECONDS_MAX = 30
+LEASE_SECONDS = 300  # of both that have leases
 
 
 class Style(ABC):
     """How one kind of queue waits, asynchronously: a statement is sent, its result read when the socket has it."""
 
     enqueue: str
+    # By the server's clock, of the job taken last; None: this queue does not tell.
+    inside_ms: float | None = None
 
     @abstractmethod
     def wait(self, session: psycopg.Connection) -> None:
@@ -51,6 +57,7 @@ class Jobq(Style):
             self.wait(session)
             return None
         self.job = jobs[0]
+        self.inside_ms = 1000 * (moment(self.job["lease_expires_at"]) - moment(self.job["enqueued_at"]) - LEASE_SECONDS)
         return self.job["payload"]["sent"]
 
     def finish(self, session: psycopg.Connection) -> None:
@@ -73,10 +80,11 @@ class Hand(Style):
                 lease_expires_at = clock_timestamp() + interval '5 min'
             WHERE id = (SELECT id FROM hand WHERE queue = 'bench' AND state = 'pending' AND run_at <= now()
                         ORDER BY priority, run_at, id LIMIT 1 FOR UPDATE SKIP LOCKED)
-            RETURNING id, payload""").fetchone()
+            RETURNING id, payload, extract(epoch FROM lease_expires_at - run_at)""").fetchone()
         if row is None:
             return None
         self.id = row[0]
+        self.inside_ms = 1000 * (float(row[2]) - LEASE_SECONDS)
         return row[1]["sent"]
 
     def finish(self, session: psycopg.Connection) -> None:
@@ -101,6 +109,10 @@ class Pgmq(Style):
 
     def finish(self, session: psycopg.Connection) -> None:
         session.execute("SELECT pgmq.delete('bench', %s::bigint)", [int(self.id)])
+
+
+def moment(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
 
 
 STYLES: dict[str, type[Style]] = {"jobq": Jobq, "hand": Hand, "pgmq": Pgmq}
@@ -128,29 +140,40 @@ def main() -> None:
         poll.register(session.fileno(), select.EPOLLIN)
     time.sleep(1)
     busy = idle_cpu(style, poll, by_socket)
+    pids = [session.info.backend_pid for session in sessions]
     holding = producer.execute("SELECT count(*) FROM pg_stat_activity WHERE backend_xmin IS NOT NULL AND pid = ANY (%s)",
-                               [[session.info.backend_pid for session in sessions]]).fetchone()[0]
+                               [pids]).fetchone()[0]
+    sleeps_before = sum(map(sleeps, pids))
     latencies: list[float] = []
+    inside: list[float] = []
+    calls: list[float] = []
     end = time.monotonic() + MEASURING_SECONDS_MAX
     for number in range(ORDER["jobs"] + 1):
         # A thousand pollers leave no processor for anybody.
         if latencies and time.monotonic() > end:
             break
-        taken = one_job(style, producer, poll, by_socket)
+        taken, call = one_job(style, producer, poll, by_socket)
         if number > 0:  # the first one plans the statements
             latencies.append(taken)
+            calls.append(call)
+            if style.inside_ms is not None:
+                inside.append(style.inside_ms)
         until = time.monotonic() + ORDER["gap_ms"] / 1000
         serve(style, poll, by_socket, until)
-    print(json.dumps({"latencies_ms": latencies, "cpu_ms_per_s": busy, "holding_snapshot": holding}), flush=True)
+    slept = (sum(map(sleeps, pids)) - sleeps_before) / (len(latencies) + 1)
+    print(json.dumps({"latencies_ms": latencies, "inside_ms": inside, "calls_ms": calls, "sleeps_per_job": slept,
+                      "cpu_ms_per_s": busy, "holding_snapshot": holding}), flush=True)
 
 
-def one_job(style: Style, producer: psycopg.Connection, poll: select.epoll, by_socket: dict[int, psycopg.Connection]) -> float:
-    """Milliseconds from before the call that enqueues to the job being in a waiter's hands."""
-    producer.execute(style.enqueue, [Jsonb({"sent": time.time()})])
+def one_job(style: Style, producer: psycopg.Connection, poll: select.epoll, by_socket: dict[int, psycopg.Connection]) -> tuple[float, float]:
+    """Milliseconds from before the call that enqueues to the job being in a waiter's hands, and those of the call."""
+    sent = time.time()
+    producer.execute(style.enqueue, [Jsonb({"sent": sent})])
+    call = 1000 * (time.time() - sent)
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         if (taken := serve(style, poll, by_socket, time.monotonic() + 1, stop=True)) is not None:
-            return taken
+            return taken, call
     raise RuntimeError(f"no waiter got the job within {PATIENCE_SECONDS} s")
 
 
@@ -174,6 +197,12 @@ def idle_cpu(style: Style, poll: select.epoll, by_socket: dict[int, psycopg.Conn
     before, start = sum(map(cpu_ns, pids)), time.monotonic()
     serve(style, poll, by_socket, start + ORDER["idle_seconds"])
     return (sum(map(cpu_ns, pids)) - before) / 1e6 / (time.monotonic() - start)
+
+
+def sleeps(pid: int) -> int:
+    """How often the process has given up the processor by itself, to wait for something."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches:"))
 
 
 def cpu_ns(pid: int) -> int:
