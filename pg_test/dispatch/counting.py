@@ -1,4 +1,4 @@
-"""stats() and queues tell numbers that nobody counts: they must be those of the tables."""
+"""stats(), queues and workers tell numbers that nobody counts: they must be those of the tables."""
 
 from __future__ import annotations
 
@@ -22,28 +22,52 @@ COUNTED = """
            (SELECT count(*) FROM jobq._dead d WHERE d.queue_id = q.id AND d.finished_at >= date_trunc('day', clock_timestamp())),
            (SELECT count(DISTINCT j.worker) FROM jobq._job j WHERE j.queue_id = q.id AND j.state = 'r')
     FROM jobq._queue_options AS q ORDER BY q.name"""
-SCANS = "SELECT sum(seq_scan) FROM pg_stat_xact_all_tables WHERE relid IN ('jobq._job'::regclass, 'jobq._dead'::regclass)"
+WORKERS = "SELECT name, running, completed, failed, last_seen_at FROM jobq.workers ORDER BY name"
+WORKERS_COUNTED = """
+    SELECT worker, count(*) FILTER (WHERE state = 'r'), count(*) FILTER (WHERE state = 'c'), count(*) FILTER (WHERE state = 'f'), max(at)
+    FROM (SELECT worker, state, jobq._seen_at(id, lease, coalesce(seen_at, claimed_at)) AS at FROM jobq._job WHERE state = 'r'
+          UNION ALL SELECT worker, state, finished_at FROM jobq._history WHERE state = 'c'
+          UNION ALL SELECT worker, state, finished_at FROM jobq._dead) AS w
+    WHERE worker IS NOT NULL GROUP BY worker ORDER BY worker"""
+SCANS = """SELECT sum(seq_scan) FROM pg_stat_xact_all_tables
+           WHERE relid IN ('jobq._job'::regclass, 'jobq._dead'::regclass) OR schemaname = 'jobq' AND relname LIKE '\\_history\\_%'"""
 
 
 def rows(session: Connection, sql: str) -> list[Any]:
     return session.execute(sql).fetchall()
 
 
-def is_known(session: Connection) -> bool:
-    """Were the last numbers told without a scan of the jobs?"""
+def scans(session: Connection, sql: str) -> int:
+    """Within a transaction: how often the query has read a table of jobs from end to end."""
+    before = scalar(session, SCANS)
+    session.execute(sql)
+    return scalar(session, SCANS) - before
+
+
+def is_known(session: Connection, *told: str) -> bool:
+    """Are the numbers told without a scan of the jobs?"""
     with session.transaction():
-        before = scalar(session, SCANS)
-        session.execute(TOLD)
-        return scalar(session, SCANS) == before
+        return all(scans(session, sql) == 0 for sql in told or (TOLD, WORKERS))
+
+
+def told(session: Connection) -> list[Any]:
+    return [rows(session, TOLD), [row[:-1] for row in rows(session, WORKERS)]]
+
+
+def are_those_of_the_tables(session: Connection, what: str) -> None:
+    workers, counted = rows(session, WORKERS), rows(session, WORKERS_COUNTED)
+    expect_equal(told(session), [rows(session, COUNTED), [row[:-1] for row in counted]], what)
+    # The last job of a worker may have been deleted.
+    expect(all(row[-1] >= other[-1] for row, other in zip(workers, counted)), f"last signs of life: {what}")
 
 
 def agree(session: Connection, what: str) -> None:
     """Nobody else changes anything."""
     until(lambda: is_known(session), f"numbers that are told without counting: {what}")
-    expect_equal(rows(session, TOLD), rows(session, COUNTED), what)
+    are_those_of_the_tables(session, what)
 
 
-@scene("stats are what the tables say after every kind of change, its rollback, a crash of the server, a prepared transaction")
+@scene("stats and workers are what the tables say after every kind of change, its rollback, a crash of the server, a prepared transaction")
 def all_changes(server: Cluster, report: Report) -> None:
     with connect(server) as root:
         root.execute("SELECT jobq.create_queue('kept'), jobq.create_queue('gone', keep_completed => false)")
@@ -54,7 +78,9 @@ def all_changes(server: Cluster, report: Report) -> None:
             root.execute("SELECT jobq.enqueue('k', queue => %s, unique_key => 'one') FROM generate_series(1, 3)", [queue])
         agree(root, "enqueued")
         for queue in ("kept", "gone"):
-            held = root.execute("SELECT id, lease FROM jobq.claim(%s, 40, 'w' || %s)", [queue, queue]).fetchall()
+            # Each of two workers does some of everything.
+            shares = [root.execute("SELECT id, lease FROM jobq.claim(%s, 20, %s)", [queue, name]).fetchall() for name in ("both", queue)]
+            held = [job for pair in zip(*shares) for job in pair]
             for id, lease in held[:5]:
                 root.execute("SELECT jobq.complete(%s, %s)", [id, lease])
             root.execute("SELECT count(*) FROM jobq.complete_many(%s, %s)", [[id for id, _ in held[5:10]], [lease for _, lease in held[5:10]]])
@@ -64,6 +90,8 @@ def all_changes(server: Cluster, report: Report) -> None:
                 root.execute("SELECT jobq.fail(%s, %s, 'again', '1 h')", [id, lease])
             for id, lease in held[20:23]:
                 root.execute("SELECT jobq.release(%s, %s)", [id, lease])
+            for id, lease in held[23:26] * 2:
+                root.execute("SELECT jobq.heartbeat(%s, %s)", [id, lease])
             agree(root, f"finished in {queue}")
             root.execute("SELECT jobq.cancel(id) FROM jobq.jobs WHERE queue = %s AND state = 'pending' ORDER BY id LIMIT 4", [queue])
             root.execute("SELECT jobq.delete(id) FROM jobq.jobs WHERE queue = %s AND state = 'pending' ORDER BY id LIMIT 3", [queue])
@@ -78,7 +106,7 @@ def all_changes(server: Cluster, report: Report) -> None:
 
         # One transaction sees what it has done itself; others do not; nobody does after a rollback.
         with connect(server) as other:
-            before = rows(other, TOLD)
+            before = told(other)
             root.execute("BEGIN")
             root.execute(ENQUEUE_MANY, [30, "kept"])
             root.execute("SAVEPOINT s")
@@ -86,8 +114,13 @@ def all_changes(server: Cluster, report: Report) -> None:
             root.execute("ROLLBACK TO s")
             [(id, lease), *_] = root.execute("SELECT id, lease FROM jobq.claim('kept', 5, 'me')").fetchall()
             root.execute("SELECT jobq.complete(%s, %s)", [id, lease])
-            expect_equal(rows(root, TOLD), rows(root, COUNTED), "seen by the transaction itself")
-            expect_equal(rows(other, TOLD), before, "seen by others")
+            root.execute("SAVEPOINT s")
+            root.execute("SELECT jobq.delete(id) FROM jobq.jobs WHERE state IN ('completed', 'failed')")
+            are_those_of_the_tables(root, "without finished jobs")
+            root.execute("ROLLBACK TO s")
+            are_those_of_the_tables(root, "seen by the transaction itself")
+            expect(scans(root, WORKERS) == 0, "noted, not counted")
+            expect_equal(told(other), before, "seen by others")
             root.execute("ROLLBACK")
         agree(root, "rolled back")
 
@@ -98,7 +131,7 @@ def all_changes(server: Cluster, report: Report) -> None:
             root.execute("SELECT jobq.complete(%s, %s)", [id, lease])
             root.execute("SELECT jobq.enqueue('next', queue => 'gone') FROM generate_series(1, 8)")
             root.execute("RELEASE s")
-        expect_equal(rows(root, TOLD), rows(root, COUNTED), "ten savepoints, seen by the transaction itself")
+        are_those_of_the_tables(root, "ten savepoints, seen by the transaction itself")
         root.execute("COMMIT")
         expect(is_known(root), "ten savepoints are noted, not counted")
         agree(root, "ten savepoints")
@@ -109,6 +142,8 @@ def all_changes(server: Cluster, report: Report) -> None:
         agree(root, "90 queues in one transaction")
         root.execute("BEGIN")
         root.execute(ENQUEUE_MANY, [30, "gone"])
+        [(id, lease)] = root.execute("SELECT id, lease FROM jobq.claim('kept', 1, 'preparer')").fetchall()
+        root.execute("SELECT jobq.complete(%s, %s)", [id, lease])
         root.execute("PREPARE TRANSACTION 'counted'")
         agree(root, "prepared")
         root.execute("COMMIT PREPARED 'counted'")
@@ -119,9 +154,41 @@ def all_changes(server: Cluster, report: Report) -> None:
     server.start()
     with connect(server) as root:
         agree(root, "after a crash")
+        expect_equal(rows(root, WORKERS), rows(root, WORKERS_COUNTED), "after a count the last signs of life are those of the tables, too")
         expect(scalar(root, "SELECT count(*) FROM jobq.queues AS q JOIN jobq.stats() AS s ON s.queue = q.name AND s.pending = q.pending "
                             "AND s.failed = q.failed WHERE q.name = 'kept'") == 1, "the view of queues tells the same")
         root.execute("SELECT jobq.drop_queue('kept', true), jobq.drop_queue('gone', true)")
+
+
+@scene("more workers than a transaction notes, or than there is room for: they are counted, and the stats are told all the same")
+def many_workers(server: Cluster, report: Report) -> None:
+    claims = "SELECT c.id, c.lease FROM generate_series(1, %s) AS n, jobq.claim('crowd', 1, %s || n) AS c"
+    with connect(server) as root:
+        root.execute("SELECT jobq.create_queue('crowd')")
+        root.execute(ENQUEUE_MANY, [4_400, "crowd"])
+        agree(root, "before")
+        root.execute("BEGIN")
+        held = root.execute(claims, [300, "few"]).fetchall()
+        root.execute("SELECT count(*) FROM jobq.complete_many(%s, %s)", [[id for id, _ in held], [lease for _, lease in held]])
+        expect(scans(root, WORKERS) > 0, "300 workers in one transaction are counted")
+        expect(scans(root, TOLD) == 0, "the stats are told")
+        are_those_of_the_tables(root, "300 workers, seen by the transaction itself")
+        root.execute("COMMIT")
+        expect(is_known(root, TOLD), "the stats are still told")
+        are_those_of_the_tables(root, "300 workers")
+        agree(root, "300 workers, counted")
+
+        for n in range(20):
+            held = root.execute(claims, [200, f"many{n}_"]).fetchall()
+            root.execute("SELECT count(*) FROM jobq.complete_many(%s, %s)", [[id for id, _ in held], [lease for _, lease in held]])
+        expect(is_known(root, TOLD), "the stats are told, although there are more workers than have room")
+        expect(not is_known(root, WORKERS), "4300 workers are counted")
+        are_those_of_the_tables(root, "4300 workers")
+        root.execute("SELECT jobq.purge('crowd', 'completed', '0', 10000)")
+        are_those_of_the_tables(root, "purged")
+        root.execute("SELECT jobq.tick()")
+        agree(root, "there is room again")
+        root.execute("SELECT jobq.drop_queue('crowd', true)")
 
 
 @scene("6 clients enqueue, claim, finish, cancel, roll back and fail while the tables are counted again and again: the stats are right")
@@ -156,8 +223,7 @@ def counted_meanwhile(server: Cluster, report: Report) -> None:
                 future.result(600)
         report.note(f"seed {seed}, {counts} counts")
         until(lambda: not scalar(root, "SELECT count(*) FROM jobq._job WHERE run_at > clock_timestamp()"), "scheduled jobs are due")
-        told = rows(root, TOLD)
         expect(is_known(root), "nothing is counted any more")
-        expect_equal(told, rows(root, COUNTED), "told, and counted")
+        are_those_of_the_tables(root, "told, and counted")
         for queue in QUEUES:
             root.execute("SELECT jobq.drop_queue(%s, true)", [queue])

@@ -50,6 +50,7 @@ def dispatch(session: Connection) -> str:
 
 QUEUES = ["alpha", "beta", "gamma"]
 KINDS = ["red", "green", "blue"]
+WORKERS = ["ann", "bob", "cleo"]
 
 
 class Client:
@@ -81,8 +82,8 @@ class Client:
     def claim(self) -> None:
         queues = ",".join(self.dice.sample(QUEUES, self.dice.choice([1, 1, 2])))
         kinds = self.dice.choice([None, None, ["red"], ["green", "blue"]])
-        rows = self.session.execute("SELECT id, lease FROM jobq.claim(%s, %s, 'w', kinds => %s)",
-                                    [queues, self.dice.choice([1, 1, 5, 30, 300]), kinds]).fetchall()
+        rows = self.session.execute("SELECT id, lease FROM jobq.claim(%s, %s, %s, kinds => %s)",
+                                    [queues, self.dice.choice([1, 1, 5, 30, 300]), self.dice.choice(WORKERS), kinds]).fetchall()
         self.held += rows
 
     def finish(self) -> None:

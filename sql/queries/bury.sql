@@ -12,4 +12,4 @@ SELECT d.id, 0, 'f', d.queue_id, d.priority, d.attempt, d.max_attempts, d.crashe
        || jsonb_build_object('attempt', d.attempt, 'at', $5, 'worker', d.worker, 'error', $4),
        d.payload
 FROM dead AS d
-RETURNING queue_id
+RETURNING queue_id, worker

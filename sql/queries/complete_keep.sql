@@ -11,4 +11,4 @@ SELECT d.id, $5::smallint, 'c', d.queue_id, d.priority, d.attempt, d.max_attempt
        d.claimed_at, $3, d.lease, jobq._progress(d.id, d.lease, d.progress), d.unique_pending, d.note, d.worker, d.kind, coalesce(d.unique_key, d.spent_key),
        d.headers, d.errors, $4, d.payload
 FROM done AS d
-RETURNING queue_id
+RETURNING queue_id, worker

@@ -1,4 +1,4 @@
--- Finishes the jobs whose lease is current; returns their ids, queues and whether they are kept. $1 ids, $2 leases, $3 results (a JSON array or NULL), $4 now, $5 slot.
+-- Finishes the jobs whose lease is current; returns their ids, queues, whether they are kept, and workers. $1 ids, $2 leases, $3 results (a JSON array or NULL), $4 now, $5 slot.
 -- Rows are locked in the order of their ids, so that two calls with the same jobs in other orders cannot deadlock.
 -- Index: primary key, once to lock and once to delete, for each id given.
 WITH held AS MATERIALIZED (
@@ -23,4 +23,4 @@ kept AS (
     WHERE coalesce((SELECT q.keep_completed FROM jobq._queue AS q WHERE q.id = d.queue_id), true)
     RETURNING id
 )
-SELECT d.id, d.queue_id, EXISTS (SELECT 1 FROM kept WHERE kept.id = d.id) FROM done AS d
+SELECT d.id, d.queue_id, EXISTS (SELECT 1 FROM kept WHERE kept.id = d.id), d.worker FROM done AS d

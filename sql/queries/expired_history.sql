@@ -10,4 +10,4 @@ WITH old AS MATERIALIZED (
     LIMIT $2 FOR UPDATE SKIP LOCKED
 )
 DELETE FROM jobq._history AS h USING old WHERE h.id = old.id AND h.slot = old.slot
-RETURNING h.queue_id, h.state, h.finished_at
+RETURNING h.queue_id, h.state, h.finished_at, h.worker

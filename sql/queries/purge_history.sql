@@ -4,4 +4,4 @@ WITH old AS MATERIALIZED (
     WHERE h.queue_id = $1 AND h.finished_at < $2 AND h.state = $4::"char" LIMIT $3 FOR UPDATE SKIP LOCKED
 )
 DELETE FROM jobq._history AS h USING old WHERE h.id = old.id AND h.slot = old.slot
-RETURNING h.queue_id, h.state, h.finished_at
+RETURNING h.queue_id, h.state, h.finished_at, h.worker

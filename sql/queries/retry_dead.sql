@@ -12,6 +12,7 @@ new AS (
     ON CONFLICT (queue_id, unique_key) WHERE unique_key IS NOT NULL DO NOTHING
     RETURNING queue_id, priority, run_at, id, kind
 )
-SELECT (SELECT count(*) FROM old), n.queue_id, n.priority, n.run_at, n.id, n.kind, (SELECT o.finished_at FROM old AS o WHERE o.id = n.id)
+SELECT (SELECT count(*) FROM old), n.queue_id, n.priority, n.run_at, n.id, n.kind, o.finished_at, o.worker
 FROM (VALUES (true)) AS one (row)
 LEFT JOIN new AS n ON true
+LEFT JOIN old AS o ON o.id = n.id

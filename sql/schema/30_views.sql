@@ -117,20 +117,10 @@ FROM jobq._queue_options AS q
 LEFT JOIN jobq.stats() AS s ON s.queue = q.name;
 COMMENT ON VIEW jobq.queues IS 'Queues with their options and counts. Durations are in seconds; NULL timeout_seconds and max_depth mean none.';
 
+-- Private: the view of workers asks it; whoever may read that may call this.
+CREATE FUNCTION jobq._workers() RETURNS TABLE (name text, running int, last_seen_at timestamptz, completed bigint, failed bigint)
+    LANGUAGE c STABLE ROWS 10 AS 'MODULE_PATHNAME', 'jobq_workers';
+
 CREATE VIEW jobq.workers AS
-SELECT
-    w.worker AS name,
-    (count(*) FILTER (WHERE w.state = 'r'))::int AS running,
-    max(w.seen_at) AS last_seen_at,
-    count(*) FILTER (WHERE w.state = 'c') AS completed,
-    count(*) FILTER (WHERE w.state = 'f') AS failed
-FROM (
-    SELECT j.worker, j.state, jobq._seen_at(j.id, j.lease, coalesce(j.seen_at, j.claimed_at)) AS seen_at FROM jobq._job AS j WHERE j.state = 'r'
-    UNION ALL
-    SELECT h.worker, h.state, h.finished_at FROM jobq._history AS h WHERE h.state = 'c'
-    UNION ALL
-    SELECT d.worker, d.state, d.finished_at FROM jobq._dead AS d
-) AS w
-WHERE w.worker IS NOT NULL
-GROUP BY w.worker;
+SELECT w.name, w.running, w.last_seen_at, w.completed, w.failed FROM jobq._workers() AS w;
 COMMENT ON VIEW jobq.workers IS 'Workers that hold a job or finished one that is still kept: running jobs, last sign of life, completed and failed jobs.';

@@ -25,7 +25,7 @@ const WORKER: &[&str] = &[
     "rescue_zombies",
 ];
 /// The private functions are what the views ask.
-const READER: &[&str] = &["job", "why", "stats", "diagnose", "_seen_at", "_lease_expires_at", "_progress"];
+const READER: &[&str] = &["job", "why", "stats", "diagnose", "_workers", "_seen_at", "_lease_expires_at", "_progress"];
 const OPERATOR: &[&str] = &[
     "create_queue",
     "alter_queue",

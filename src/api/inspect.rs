@@ -1,4 +1,4 @@
-//! job, why, stats, diagnose, version: they look and change nothing, and run on a standby.
+//! job, why, stats, workers, diagnose, version: they look and change nothing, and run on a standby.
 
 use super::{queue_name, required};
 use crate::clock::Timestamp;
@@ -40,6 +40,18 @@ pub fn stats(call: &Call) -> Outcome {
         match store::inspect::stats_known(session, queue, now)? {
             Some(rows) => rows.pass_to(&sink),
             None => store::inspect::stats(session, queue, now)?.pass_to(&sink),
+        }
+        Ok(())
+    })?;
+    Ok(Answer::Null)
+}
+
+/// `jobq._workers()`: the view jobq.workers.
+pub fn workers(call: &Call) -> Outcome {
+    let sink = call.rows();
+    as_owner(|session| {
+        if !store::inspect::workers_known(&sink)? {
+            store::inspect::workers(session, true)?.pass_to(&sink);
         }
         Ok(())
     })?;

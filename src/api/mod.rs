@@ -52,6 +52,7 @@ sql_functions! {
     jobq_job => inspect::job,
     jobq_why => inspect::why,
     jobq_stats => inspect::stats,
+    jobq_workers => inspect::workers,
     jobq_diagnose => inspect::diagnose,
     jobq_seen_at => leases::seen_at,
     jobq_lease_expires_at => leases::lease_expires_at,

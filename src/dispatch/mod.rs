@@ -5,12 +5,16 @@
 //!
 //! * `leases`: until when jobs are held whose workers send heartbeats.
 //! * `tally`: how many jobs there are, and how many have finished today.
+//! * `roster`: how many finished jobs of each worker are kept.
+//! * `ledger`: what a transaction has changed of these two and has yet to tell them.
 //! * `tree`: ordered sets that share one pool of slots.
 //! * `window`: one ordered set, and what is vouched for about the jobs that are not in it.
 //! * `waiters`: who waits for a job, and who is woken.
 //! * `stripe`: the windows and waiters of several queues on one pool, and who gives way when it is full.
 
 pub mod leases;
+pub mod ledger;
+pub mod roster;
 pub mod stripe;
 pub mod tally;
 pub mod tree;

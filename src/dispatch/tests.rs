@@ -8,8 +8,10 @@ use proptest::prelude::*;
 use std::collections::BTreeMap;
 
 mod leases;
+mod ledger;
 mod lists;
 mod oversleeping;
+mod roster;
 mod tally;
 mod waiters;
 mod waiting;

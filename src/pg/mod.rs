@@ -12,6 +12,7 @@ pub mod notes;
 pub mod process;
 #[cfg(any(test, feature = "pg_test"))]
 pub mod quiet;
+pub mod roster;
 pub mod row;
 pub mod server;
 pub mod shape;

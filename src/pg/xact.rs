@@ -6,7 +6,7 @@
 //! is pending again and its lease is refused. It commits as with synchronous_commit = off. Any other write, before or after the
 //! claim, moves the end of this backend's WAL, and then the transaction commits as the caller has asked.
 
-use super::{counts, leases, notes, shmem, switch, waiting};
+use super::{counts, leases, notes, roster, shmem, switch, waiting};
 use pgrx::pg_sys;
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
@@ -102,6 +102,7 @@ unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _: *mut c_voi
             OPEN.claim_end.set(0);
             leases::transaction_ends(true);
             counts::transaction_ends(true);
+            roster::transaction_ends(true);
             notes::transaction_ends(true);
             if OPEN.announce.replace(false) {
                 shmem::ask_for_a_look_at_databases();
@@ -113,6 +114,7 @@ unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _: *mut c_voi
             waiting::leave();
             leases::transaction_ends(false);
             counts::transaction_ends(false);
+            roster::transaction_ends(false);
             notes::transaction_ends(false);
         }),
         pg_sys::XactEvent::XACT_EVENT_PREPARE => quietly(|| {
@@ -120,6 +122,7 @@ unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _: *mut c_voi
             OPEN.announce.set(false);
             leases::transaction_is_prepared();
             counts::transaction_is_prepared();
+            roster::transaction_is_prepared();
             notes::transaction_is_prepared();
         }),
         _ => {}
@@ -134,12 +137,16 @@ unsafe extern "C-unwind" fn at_end_of_subtransaction(
     _: *mut c_void,
 ) {
     if event == pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB {
-        quietly(|| counts::subtransaction_commits(subtransaction, parent));
+        quietly(|| {
+            counts::subtransaction_commits(subtransaction, parent);
+            roster::subtransaction_commits(subtransaction, parent);
+        });
     }
     if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
         quietly(|| {
             leases::subtransaction_aborts(subtransaction);
             counts::subtransaction_aborts(subtransaction);
+            roster::subtransaction_aborts(subtransaction);
             notes::subtransaction_aborts(subtransaction);
         });
     }

@@ -2,12 +2,13 @@
 //! with it does, or answers None before it has written anything: then the caller runs the statement.
 
 use super::candidates::{self, ReadyRows, candidate_of};
+use super::counts::Kept;
 use super::enqueue::{Claim, NewJob};
 use super::finish::Sign;
 use super::queues::Queue;
 use crate::clock::Timestamp;
 use crate::dispatch::stripe::{Found, QueueKey, Side};
-use crate::dispatch::tally::{self, What};
+use crate::dispatch::tally::What;
 use crate::dispatch::{self, Candidate, kind_hash};
 use crate::error::Error;
 use crate::pg;
@@ -502,7 +503,7 @@ pub fn complete(given: &[Finished], now: Timestamp, slot: i16) -> Result<Option<
             let key = stripes::key(jobs.oid(), queue);
             counts::add(&key, What::Unfinished, -1);
             if keep {
-                counts::add(&key, What::Completed(tally::span(now.0)), 1);
+                Kept { state: b'c', at: now, worker: row.text(job::worker) }.add(&key, 1);
                 kept.add(&completed(&row, job, now, slot))?;
             }
             done.push(job.id);

@@ -1,9 +1,9 @@
 //! Everything a lease holder may do, and what rescue does in its place.
 
 use super::candidates::made_ready;
-use super::{counts, statement};
+use super::counts::{self, Kept};
+use super::statement;
 use crate::clock::Timestamp;
-use crate::dispatch::tally::{What, span};
 use crate::error::Error;
 use crate::pg::blocks;
 use crate::pg::datum::Jsonb;
@@ -30,7 +30,7 @@ pub fn complete_and_keep(
     statement!(COMPLETE, "complete_keep", [Uuid, BigInt, Timestamp, Jsonb, Int]);
     let params = [id.into(), lease.into(), now.into(), result.into(), i32::from(slot).into()];
     let rows = session.run(&COMPLETE, &params)?;
-    counts::ended(rows.int(0, 1), Some(What::Completed(span(now.0))));
+    counts::ended(rows.int(0, 1), Some(Kept { state: b'c', at: now, worker: rows.text(0, 2) }));
     Ok(rows.count() == 1)
 }
 
@@ -48,7 +48,7 @@ pub fn complete_many(
     let rows = session.run(&COMPLETE, &params)?;
     for row in 0..rows.count() {
         let is_kept = rows.boolean(row, 3) == Some(true);
-        counts::ended(rows.int(row, 2), is_kept.then(|| What::Completed(span(now.0))));
+        counts::ended(rows.int(row, 2), is_kept.then(|| Kept { state: b'c', at: now, worker: rows.text(row, 4) }));
     }
     Ok((0..rows.count()).filter_map(|row| rows.uuid(row, 1)).collect())
 }
@@ -106,7 +106,7 @@ pub fn requeue(session: &Session, id: Uuid, lease: i64, how: &Requeue, error: Pa
 pub fn bury(session: &Session, id: Uuid, lease: i64, crashes_added: i32, error: Param, now: Timestamp) -> Result<(), Error> {
     statement!(BURY, "bury", [Uuid, BigInt, Int, Text, Timestamp]);
     let rows = session.run(&BURY, &[id.into(), lease.into(), crashes_added.into(), error, now.into()])?;
-    counts::ended(rows.int(0, 1), Some(What::Failed(span(now.0))));
+    counts::ended(rows.int(0, 1), Some(Kept { state: b'f', at: now, worker: rows.text(0, 2) }));
     exactly_one(rows.count())
 }
 

@@ -3,14 +3,18 @@
 use super::direct::{job, jobs};
 use super::statement;
 use crate::clock::Timestamp;
+use crate::dispatch::ledger::Sum;
+use crate::dispatch::roster::Record;
 use crate::dispatch::tally;
 use crate::error::Error;
 use crate::pg;
+use crate::pg::call::RowSink;
 use crate::pg::heap::{Use, direct};
+use crate::pg::row::Row;
 use crate::pg::spi::{Param, Rows, Session};
-use crate::pg::{blocks, counts, notes};
+use crate::pg::{blocks, counts, leases, notes, roster};
 use pgrx::pg_sys::Oid;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use uuid::Uuid;
 
 /// A row of the view jobq.jobs.
@@ -36,7 +40,12 @@ pub fn stats_known<'s>(session: &'s Session, queue: Option<i32>, now: Timestamp)
     if !counts::are_known() {
         return Ok(None);
     }
-    let Some(running) = running()? else { return Ok(None) };
+    let collect = |found: &mut HashMap<i32, Running>, row: &Row<'_>| {
+        let running = found.entry(row.int(job::queue_id).unwrap_or(0)).or_default();
+        running.jobs = running.jobs.saturating_add(1);
+        running.workers.extend(row.text(job::worker).map(|name| name.bytes().to_vec()));
+    };
+    let Some(running) = running(collect)? else { return Ok(None) };
     let queues = session.look(&QUEUES, &[queue.into(), now.into()])?;
     let Some(midnight) = queues.timestamp(0, 2) else { return Ok(None) };
     if midnight.0.rem_euclid(tally::SPAN_MICROS) != 0 {
@@ -70,18 +79,16 @@ struct Running {
     workers: HashSet<Vec<u8>>,
 }
 
-/// By queue; None when it is not known where they are.
-fn running() -> Result<Option<HashMap<i32, Running>>, Error> {
+/// What is collected of the running jobs; None when it is not known where they are. `collect` runs under the lock of a page.
+fn running<T: Default>(collect: impl Fn(&mut T, &Row<'_>)) -> Result<Option<T>, Error> {
     /// A look of the maintainer that takes longer is one at all blocks.
     const TRIES: usize = 20;
     direct([jobs(Use::Read)], |[jobs]| {
         for _ in 0..TRIES {
-            let mut found: HashMap<i32, Running> = HashMap::new();
+            let mut found = T::default();
             let is_all = blocks::peek(jobs, |row| {
                 if row.letter(job::state) == Some(b'r') {
-                    let running = found.entry(row.int(job::queue_id).unwrap_or(0)).or_default();
-                    running.jobs = running.jobs.saturating_add(1);
-                    running.workers.extend(row.text(job::worker).map(|name| name.bytes().to_vec()));
+                    collect(&mut found, row);
                 }
             });
             if is_all {
@@ -97,6 +104,52 @@ fn running() -> Result<Option<HashMap<i32, Running>>, Error> {
 pub fn stats<'s>(session: &'s Session, queue: Option<i32>, now: Timestamp) -> Result<Rows<'s>, Error> {
     statement!(STATS, "stats", [Int, Timestamp], Free);
     session.look(&STATS, &[queue.into(), now.into()])
+}
+
+/// Rows of jobq.workers, from what the transactions keep up. False when that is not known now.
+pub fn workers_known(sink: &RowSink) -> Result<bool, Error> {
+    struct Held {
+        id: Uuid,
+        lease: i64,
+        worker: Vec<u8>,
+        seen_at: Timestamp,
+    }
+    if !roster::is_known() {
+        return Ok(false);
+    }
+    let collect = |found: &mut Vec<Held>, row: &Row<'_>| {
+        let seen_at = row.timestamp(job::seen_at).or_else(|| row.timestamp(job::claimed_at));
+        let all = (row.uuid(job::id), row.bigint(job::lease), row.text(job::worker), seen_at);
+        if let (Some(id), Some(lease), Some(worker), Some(seen_at)) = all {
+            found.push(Held { id, lease, worker: worker.bytes().to_vec(), seen_at });
+        }
+    };
+    // Before the others: a job that ends meanwhile is rather told twice than not at all.
+    let Some(running) = running(collect)? else { return Ok(false) };
+    let mut workers: BTreeMap<Vec<u8>, (i32, Record)> = BTreeMap::new();
+    for (name, record) in roster::tell() {
+        workers.entry(name.bytes().to_vec()).or_default().1.add(&record);
+    }
+    for job in running {
+        let seen_at = Some(job.seen_at).max(leases::known(job.id, job.lease).map(|known| known.1)).unwrap_or(job.seen_at);
+        let (running, record) = workers.entry(job.worker).or_default();
+        *running = running.saturating_add(1);
+        record.finished_at = record.finished_at.max(seen_at.0);
+    }
+    for (name, (running, Record { completed, failed, finished_at })) in workers {
+        // Who deletes a job may be told before who finished it.
+        if running > 0 || completed > 0 || failed > 0 {
+            let seen_at = Timestamp(finished_at);
+            sink.put(&[Param::bytes(&name), running.into(), seen_at.into(), completed.max(0).into(), failed.max(0).into()]);
+        }
+    }
+    Ok(true)
+}
+
+/// Rows of jobq.workers, counted; with the running jobs, or without.
+pub fn workers<'s>(session: &'s Session, with_running: bool) -> Result<Rows<'s>, Error> {
+    statement!(WORKERS, "workers", [Bool], Free);
+    session.look(&WORKERS, &[with_running.into()])
 }
 
 /// What the server knows besides the tables.
