@@ -23,7 +23,6 @@ from psycopg.types.json import Jsonb
 ORDER = json.loads(os.environ["BENCH"])  # style, waiters, jobs, gap_ms, idle_seconds
 PATIENCE_SECONDS = 20
 MEASURING_SECONDS_MAX = 30
-LEASE_SECONDS = 300  # of both that have leases
 
 
 class Style(ABC):
@@ -47,9 +46,10 @@ class Style(ABC):
 
 class Jobq(Style):
     enqueue = "SELECT jobq.enqueue('bench', %s, 'bench')"
+    LEASE_SECONDS = 3600
 
     def wait(self, session: psycopg.Connection) -> None:
-        session.pgconn.send_query(b"CALL jobq.claim_wait('bench', 1, '10 min', 'bench')")
+        session.pgconn.send_query(b"CALL jobq.claim_wait('bench', 1, '10 min', 'bench', '1 h')")
 
     def taken(self, session: psycopg.Connection) -> float | None:
         jobs = json.loads(rows(session)[0][0])
@@ -57,7 +57,7 @@ class Jobq(Style):
             self.wait(session)
             return None
         self.job = jobs[0]
-        self.inside_ms = 1000 * (moment(self.job["lease_expires_at"]) - moment(self.job["enqueued_at"]) - LEASE_SECONDS)
+        self.inside_ms = 1000 * (moment(self.job["lease_expires_at"]) - moment(self.job["enqueued_at"]) - self.LEASE_SECONDS)
         return self.job["payload"]["sent"]
 
     def finish(self, session: psycopg.Connection) -> None:
@@ -77,14 +77,14 @@ class Hand(Style):
         if not any(iter(session.pgconn.notifies, None)):
             return None
         row = session.execute("""UPDATE hand SET state = 'running', attempt = attempt + 1, worker = 'bench',
-                lease_expires_at = clock_timestamp() + interval '5 min'
+                lease_expires_at = clock_timestamp() + interval '1 h'
             WHERE id = (SELECT id FROM hand WHERE queue = 'bench' AND state = 'pending' AND run_at <= now()
                         ORDER BY priority, run_at, id LIMIT 1 FOR UPDATE SKIP LOCKED)
-            RETURNING id, payload, extract(epoch FROM lease_expires_at - run_at)""").fetchone()
+            RETURNING id, payload, extract(epoch FROM lease_expires_at - run_at) - 3600""").fetchone()
         if row is None:
             return None
         self.id = row[0]
-        self.inside_ms = 1000 * (float(row[2]) - LEASE_SECONDS)
+        self.inside_ms = 1000 * float(row[2])
         return row[1]["sent"]
 
     def finish(self, session: psycopg.Connection) -> None:
