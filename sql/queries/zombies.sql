@@ -2,7 +2,8 @@
 -- Row-locked jobs are left for the next pass. _is_lost also has later heartbeats go to the row. Index: primary key.
 --
 -- Form: which jobs is decided without locks, then they are locked by id and everything is decided again. A row that turns out not
--- to be a zombie, because its worker released it just now, stays locked: it is returned, and the caller notes it if it is pending.
+-- to be a zombie, because its worker released it just now, stays locked: it is returned, and the caller notes it if it is pending. bound IS TRUE: with
+-- NULL the AND would go on to _is_lost, which has an effect.
 SELECT j.id, j.lease, j.attempt, j.max_attempts, j.crashes, coalesce(j.cancel_requested, false), j.worker,
        jobq._seen_at(j.id, j.lease, coalesce(j.seen_at, j.claimed_at)),
        coalesce((SELECT q.max_crashes FROM jobq._queue AS q WHERE q.id = j.queue_id), 3),
