@@ -227,3 +227,29 @@ def counted_meanwhile(server: Cluster, report: Report) -> None:
         are_those_of_the_tables(root, "told, and counted")
         for queue in QUEUES:
             root.execute("SELECT jobq.drop_queue(%s, true)", [queue])
+
+
+@scene("more queues than shared memory can count: told by counting them, each hands out its own jobs")
+def many_queues(server: Cluster, report: Report) -> None:
+    number = 2500
+    with connect(server) as root:
+        with root.transaction():
+            root.execute("SELECT jobq.create_queue('q' || n, keep_completed => false) FROM generate_series(1, %s) AS n", [number])
+        root.execute("SELECT jobq.enqueue('k', queue => 'q' || n) FROM generate_series(1, %s) AS n", [number])
+        with root.transaction():
+            expect(scans(root, TOLD) > 0, "told by counting")
+        summed = "SELECT count(*), sum(pending), max(pending), sum(running) FROM jobq.stats() WHERE queue LIKE 'q%%'"
+        expect_equal(rows(root, summed), [(number, number, 1, 0)], "told of all")
+        claimed = rows(root, f"SELECT n, j.id, j.lease, j.queue FROM generate_series(1, {number}) AS n, LATERAL jobq.claim('q' || n) AS j")
+        expect_equal([queue for _, _, _, queue in claimed], [f"q{n}" for n, _, _, _ in claimed], "the queues of the jobs")
+        expect_equal(len(claimed), number, "jobs claimed")
+        expect_equal(rows(root, summed), [(number, 0, 0, number)], "told of all when they are claimed")
+        for id, lease in [(id, lease) for _, id, lease, _ in claimed]:
+            root.execute("SELECT jobq.complete(%s, %s)", [id, lease])
+        root.execute("SELECT jobq.drop_queue('q' || n) FROM generate_series(1, %s) AS n", [number])
+        until(lambda: scalar(root, "SELECT count(*) < 100 FROM jobq._queue"), "the tombstones are gone")
+    # Else it is counted again only a minute after there was no room.
+    server.stop("immediate")
+    server.start()
+    with connect(server) as root:
+        agree(root, "with few queues again")

@@ -94,3 +94,26 @@ def channel(server: Cluster, report: Report) -> None:
 
             until(silent, "a commit that nobody is told of")
             root.execute("SELECT jobq.drop_queue('quiet', true)")
+
+
+@scene("a notification that fails is made good later, and keeps no other duty from its work")
+def fails(server: Cluster, report: Report) -> None:
+    with connect(server) as root, doorbell(server, root) as ear:
+        queue_that_is_known(root, "unheard")
+        root.execute("ALTER FUNCTION pg_catalog.pg_notify(text, text) RENAME TO _pg_notify")
+        try:
+            # One that has prepared its statement would go on calling the function.
+            root.execute("SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE backend_type = 'jobq maintainer'")
+            until(lambda: root.execute("SELECT 1 FROM pg_stat_activity WHERE backend_type = 'jobq maintainer'").fetchall(), "the next one")
+            told = "next notification in"
+            before = server.log_text().count(told)
+            until(lambda: root.execute("SELECT jobq.enqueue('k', queue => 'unheard')") and server.log_text().count(told) > before,
+                  "the log tells")
+            with connect(server) as worker:
+                [(id,)] = worker.execute("SELECT id FROM jobq.claim('unheard', bind => 'session')").fetchall()
+            until(lambda: scalar(root, "SELECT state FROM jobq.job(%s)", [id]) == "pending", "the job of a session that has ended")
+            expect_equal(heard(ear, 0.2), [], "heard meanwhile")
+        finally:
+            root.execute("ALTER FUNCTION pg_catalog._pg_notify(text, text) RENAME TO pg_notify")
+        expect_equal(heard(ear), ["unheard"], "heard in the end")
+        root.execute("SELECT jobq.drop_queue('unheard', true)")

@@ -278,3 +278,26 @@ def paused_and_unknown(server: Cluster, report: Report) -> None:
         report.note(f"sleeps of the maintainer a second: {rounds:.0f}")
         expect(rounds < 500, "the maintainer runs in circles")
         root.execute("SELECT jobq.drop_queue('unknown', true)")
+
+
+@scene("who waits for a queue that is paused looks ever more rarely, and is there when it goes on")
+def paused(server: Cluster, report: Report) -> None:
+    sessions, looks = 20, "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"
+    with connect(server) as root, Background() as background:
+        queue_that_is_known(root, "paused")
+        root.execute(ENQUEUE_MANY, [sessions, "paused"])
+        root.execute("SELECT jobq.pause('paused')")
+        before = scalar(root, looks)
+        waiters = [Waiter(server, background, "paused", wait="5 s") for _ in range(sessions)]
+        expect_equal([waiter.jobs() for waiter in waiters], [[]] * sessions, "what came while the queue was paused")
+        # The sessions tell their transactions when they end. Every 5 ms it would be a thousand for each.
+        until(lambda: scalar(root, "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = ANY (%s)", [[waiter.pid for waiter in waiters]]),
+              "the sessions are gone")
+        made = (scalar(root, looks) - before) / sessions
+        report.note(f"transactions of each session in 5 s: {made:.0f}")
+        expect(made < 100, f"{made:.0f} transactions of each session in 5 s")
+        waiters = [Waiter(server, background, "paused") for _ in range(sessions)]
+        asleep(root, sessions)
+        root.execute("SELECT jobq.resume('paused')")
+        expect_equal(len({waiter.jobs()[0]["id"] for waiter in waiters}), sessions, "jobs when the queue goes on")
+        root.execute("DELETE FROM jobq._job; SELECT jobq.drop_queue('paused', true)")
