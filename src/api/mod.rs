@@ -8,6 +8,7 @@ pub mod finish;
 pub mod inspect;
 pub mod leases;
 pub mod operate;
+pub mod pools;
 pub mod queues;
 pub mod wait;
 
@@ -49,6 +50,18 @@ sql_functions! {
     jobq_tick => operate::tick,
     jobq_grant_access => access::grant_access,
     jobq_revoke_access => access::revoke_access,
+    jobq_create_handler => pools::create_handler,
+    jobq_drop_handler => pools::drop_handler,
+    jobq_snooze => pools::snooze,
+    jobq_discard => pools::discard,
+    jobq_create_pool => pools::create_pool,
+    jobq_alter_pool => pools::alter_pool,
+    jobq_drop_pool => pools::drop_pool,
+    jobq_start_pool => pools::start_pool,
+    jobq_stop_pool => pools::stop_pool,
+    jobq_restart_pool => pools::restart_pool,
+    jobq_resize_pool => pools::resize_pool,
+    jobq_pool_workers => pools::pool_workers,
     jobq_job => inspect::job,
     jobq_why => inspect::why,
     jobq_stats => inspect::stats,
@@ -122,7 +135,7 @@ fn scalar_payload(argument: &'static str) -> Error {
     Error::invalid(argument, "be a JSON object or array").with_hint("A JSON string is usually a document encoded twice.")
 }
 
-fn result(document: Option<Jsonb>) -> Result<Option<Jsonb>, Error> {
+pub(crate) fn result(document: Option<Jsonb>) -> Result<Option<Jsonb>, Error> {
     document.map(|document| fits(document, "result", settings::max_payload_bytes())).transpose()
 }
 

@@ -6,7 +6,7 @@
 use super::maintainer;
 use crate::clock::Timestamp;
 use crate::pg::process::{self, Database, bare_transaction};
-use crate::pg::{counts, leases, shmem};
+use crate::pg::{counts, leases, pools, shmem};
 use crate::settings;
 use pgrx::pg_sys;
 use std::collections::HashMap;
@@ -78,6 +78,7 @@ impl Launcher {
         shmem::keep_only(exists);
         leases::keep_only(exists);
         counts::keep_only(exists);
+        pools::keep_only(exists);
         for database in databases.iter().filter(|database| database.usable && settings::serves(&database.name)) {
             self.visit(database)?;
         }

@@ -1,6 +1,8 @@
 //! The maintainer: one process per database, running the duties.
 
 use super::doorbell::Doorbell;
+use super::pools::Pools;
+use super::pools::keep_leases;
 use super::proposals::Proposals;
 use super::releases::Releases;
 use super::{KNOWN_SCHEMAS, rescue, retention, tombstones};
@@ -131,15 +133,19 @@ fn serve(database: pg_sys::Oid) -> Result<(), String> {
     let mut proposals = Proposals::default();
     let mut releases = Releases::default();
     let mut doorbell = Doorbell::default();
+    let mut pools = Pools::default();
     let mut error_pause_ms = 0;
     let mut clock = Clock { offset: shmem::clock_offset(), served: false };
     loop {
         let outcome = clock.mind_a_step_back().and_then(|()| look(database, extension.0)).and_then(|look| match look {
             Look::Serve => {
                 clock.served = true;
+                // Before the rescue: nobody else sends heartbeats for their jobs.
+                keep_leases();
                 releases.keep_up()?;
                 duties.iter_mut().try_for_each(Duty::run_if_due)?;
                 proposals.keep_up(slot)?;
+                pools.keep_up(slot)?;
                 doorbell.keep_up().map(|()| true)
             }
             Look::Wait => {
@@ -150,16 +156,22 @@ fn serve(database: pg_sys::Oid) -> Result<(), String> {
                 // When it is over, all at once.
                 duties.iter_mut().for_each(|duty| duty.due_at = None);
                 proposals.keep_up(slot)?;
+                pools.stand_by(slot);
                 doorbell.keep_up().map(|()| true)
             }
-            Look::Leave => Ok(false),
+            Look::Leave => {
+                pools.stand_by(slot);
+                Ok(false)
+            }
         });
         match outcome {
             Ok(false) => return Ok(()),
             Ok(true) => {
                 ticked(slot);
                 error_pause_ms = 0;
-                proposals.wait(slot, settings::tick_interval_ms().min(LOOK_MS), || releases.due_in().min(doorbell.due_in()));
+                proposals.wait(slot, settings::tick_interval_ms().min(LOOK_MS), || {
+                    releases.due_in().min(doorbell.due_in()).min(pools.due_in(slot))
+                });
             }
             // A restore has begun while we were at it: the next look waits.
             Err(_) if matches!(transaction(c"look", super::is_original), Ok(false)) => process::wait(LOOK_MS),

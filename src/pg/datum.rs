@@ -261,6 +261,17 @@ pub(super) fn text_array(values: &[Text]) -> pg_sys::Datum {
     array(&mut datums, &TEXT)
 }
 
+/// The same of Rust strings.
+pub(super) fn string_array(values: &[String]) -> pg_sys::Datum {
+    let text = |value: &String| {
+        let len = c_int::try_from(value.len()).unwrap_or(c_int::MAX);
+        // SAFETY: pointer and length describe one slice, which is copied.
+        pg_sys::Datum::from(unsafe { pg_sys::cstring_to_text_with_len(value.as_ptr().cast(), len) })
+    };
+    let mut datums: Vec<pg_sys::Datum> = values.iter().map(text).collect();
+    array(&mut datums, &TEXT)
+}
+
 fn array(datums: &mut [pg_sys::Datum], element: &Element) -> pg_sys::Datum {
     let count = c_int::try_from(datums.len()).unwrap_or(c_int::MAX);
     // SAFETY: `datums` has `count` elements of this type; construct_array copies what they point to.

@@ -1,5 +1,6 @@
 //! Small facts about the server and this session.
 
+use crate::clock::Timestamp;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_sys};
 use std::ffi::{CStr, CString, c_char, c_void};
 
@@ -98,6 +99,17 @@ pub fn in_recovery() -> bool {
 pub fn started_at_micros() -> i64 {
     // SAFETY: set once by the postmaster.
     unsafe { pg_sys::PgStartTime }
+}
+
+/// The same as a time.
+pub fn started_at() -> Timestamp {
+    Timestamp(started_at_micros())
+}
+
+/// The user as whom the session runs now.
+pub fn current_user() -> pg_sys::Oid {
+    // SAFETY: a variable of this process.
+    unsafe { pg_sys::GetUserId() }
 }
 
 /// Does each statement of this transaction see what was committed before it?

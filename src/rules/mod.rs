@@ -4,6 +4,7 @@ pub mod backoff;
 pub mod lease;
 pub mod limits;
 pub mod names;
+pub mod pool;
 pub mod ring;
 pub mod span;
 pub mod state;

@@ -9,6 +9,7 @@ pub mod finish;
 pub mod inspect;
 pub mod maintenance;
 pub mod operate;
+pub mod pools;
 pub mod queues;
 
 /// Declares the cached statement of a file in sql/queries; planned by index unless it says Free.
