@@ -19,6 +19,7 @@ use crate::rules::limits::ERROR_BYTES;
 use crate::store::pools::{Claimed, Errand};
 use crate::{settings, store};
 use pgrx::pg_sys;
+use std::ffi::c_int;
 use uuid::Uuid;
 
 /// The longest sleep: after it the worker looks by itself.
@@ -50,6 +51,7 @@ pub extern "C-unwind" fn jobq_pool_worker_main(argument: pg_sys::Datum) {
         errand: Errand { pool: String::new(), queues: String::new(), kinds: Vec::new() },
         has_looked: false,
         installation: 0,
+        has_run: false,
         started_at: now,
         memory_bytes: 0,
         memory_at: 0,
@@ -89,6 +91,7 @@ struct Worker {
     has_looked: bool,
     /// The job table's oid.
     installation: u32,
+    has_run: bool,
     started_at: i64,
     memory_bytes: i64,
     memory_at: i64,
@@ -256,6 +259,10 @@ impl Worker {
             seat.job_started_at = server::wall_clock_micros();
             seat.memory_bytes = self.memory_bytes;
         });
+        // After the one that was registered when the session bound its first job: the last one is the first to run.
+        if !std::mem::replace(&mut self.has_run, true) {
+            process::at_exit(put_back);
+        }
         let mut called = false;
         let outcome = handler::transaction(&format!("jobq: {} {}", job.kind, job.id), || {
             handler::remove_leftovers();
@@ -269,24 +276,18 @@ impl Worker {
             with_snapshot(complete).map_err(|refusal| Failure::from(&refusal))?;
             Ok(self.claim_next())
         });
-        let next = match outcome {
-            Ended::Committed(next) => {
-                pools::with_mine(|seat| {
-                    seat.completed = seat.completed.saturating_add(1);
-                    seat.job = 0;
-                });
-                next
-            }
+        let (next, has_failed) = match outcome {
+            Ended::Committed(next) => (next, Some(false)),
             Ended::Aborted(failure) => {
                 let end = self.judge(job, &failure);
-                let next = self.tell(job, &end, true);
-                pools::with_mine(|seat| {
-                    seat.failed = seat.failed.saturating_add(i64::from(matches!(end, End::Failed { .. })));
-                    seat.job = 0;
-                });
-                next
+                (self.tell(job, &end, true), matches!(end, End::Failed { .. }).then_some(true))
             }
         };
+        pools::with_mine(|seat| {
+            seat.completed = seat.completed.saturating_add(i64::from(has_failed == Some(false)));
+            seat.failed = seat.failed.saturating_add(i64::from(has_failed == Some(true)));
+            (seat.job, seat.lease) = next.as_ref().map_or((0, 0), |next| (next.id.as_u128(), next.lease));
+        });
         if !called || handler::forget_session(self.role) {
             return Ok(next);
         }
@@ -376,6 +377,20 @@ impl Worker {
             }
         }
         None
+    }
+}
+
+/// A worker that is ended by its supervisor, or with the whole server, gives the attempt at its job back. One that was terminated
+/// by somebody else has crashed: it may have been its job.
+extern "C-unwind" fn put_back(_: c_int, _: pg_sys::Datum) {
+    let Some(seat) = pools::with_mine(|seat| *seat).filter(|seat| seat.job != 0) else { return };
+    if seat.orders.stop || server::is_stopping() {
+        let (id, lease) = (Uuid::from_u128(seat.job), seat.lease);
+        handler::last_transaction(|| {
+            // Nobody can end this process while it waits for a lock.
+            let is_free = as_owner(|session| Ok(!store::maintenance::released(session, &[id], &[lease])?.is_empty()))?;
+            if is_free { release_job(id, lease, None).map(|_| ()) } else { Ok(()) }
+        });
     }
 }
 

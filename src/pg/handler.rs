@@ -5,6 +5,7 @@
 
 use super::call::{Raised, unpack_sqlstate};
 use super::datum::Jsonb;
+use super::process;
 use crate::error::Error;
 use cee_scape::{SigJmpBufFields, call_with_sigsetjmp};
 use pgrx::pg_sys;
@@ -413,6 +414,17 @@ pub fn transaction<T>(activity: &str, body: impl FnOnce() -> Result<T, Failure>)
             Err(failure) => Ended::Aborted(failure),
         }
     }
+}
+
+/// A transaction while the process ends, after whatever was open; as catalog/namespace.c removes temporary tables. It does not wait
+/// for a synchronous standby: nothing could end that.
+pub fn last_transaction(body: impl FnOnce() -> Result<(), Error>) {
+    // SAFETY: called from before_shmem_exit; an ERROR there is FATAL and goes on with the next callback.
+    unsafe {
+        pg_sys::AbortOutOfAnyTransaction();
+        process::set(c"synchronous_commit", c"local", pg_sys::GucSource::PGC_S_SESSION);
+    }
+    transaction("jobq: puts its job back", || with_snapshot(body).map_err(|refusal| Failure::from(&refusal)));
 }
 
 /// Runs what jobq itself does in such a transaction, with a snapshot.

@@ -90,6 +90,13 @@ pub fn binary_upgrade() -> bool {
     unsafe { pg_sys::IsBinaryUpgrade }
 }
 
+/// Was the postmaster asked to shut down? It says so in its lock file (utils/pidfile.h) before it ends the other processes.
+pub fn is_stopping() -> bool {
+    const STATUS_LINE: usize = 8;
+    let told = std::fs::read_to_string("postmaster.pid").unwrap_or_default();
+    told.lines().nth(STATUS_LINE - 1).is_some_and(|status| status.trim() == "stopping")
+}
+
 pub fn in_recovery() -> bool {
     // SAFETY: reads shared state the server keeps for this purpose.
     unsafe { pg_sys::RecoveryInProgress() }
