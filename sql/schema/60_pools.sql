@@ -162,3 +162,12 @@ COMMENT ON FUNCTION jobq.restart_pool IS 'Replaces each worker of a pool by a ne
 CREATE FUNCTION jobq.resize_pool(name text, size int) RETURNS boolean
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'jobq_resize_pool';
 COMMENT ON FUNCTION jobq.resize_pool IS 'Gives a pool so many workers (0 to 256); those that are too many stop as with stop_pool. Returns whether the size changed.';
+
+-- Migration
+
+CREATE TYPE jobq.imported_job AS (jobid bigint, schedule text, cron text, kind text, function text, run_as text, outcome text);
+COMMENT ON TYPE jobq.imported_job IS 'What import_pg_cron makes, or would make, of a job of pg_cron. outcome: imported, can be imported, or skipped and why.';
+
+CREATE FUNCTION jobq.import_pg_cron(schema text, dry_run boolean DEFAULT NULL, run_as regrole DEFAULT NULL) RETURNS SETOF jobq.imported_job
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'jobq_import_pg_cron';
+COMMENT ON FUNCTION jobq.import_pg_cron IS 'Makes of each of pg_cron''s jobs in this database a function in schema with its command as body, a handler for kind cron/<jobid> that runs as run_as (its user), and a schedule (paused if it is not active). dry_run (true): only says what would become of them. pg_cron''s own jobs stay: unschedule them there. 42704: pg_cron is not installed.';

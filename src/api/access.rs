@@ -50,6 +50,7 @@ const OPERATOR: &[&str] = &[
     "stop_pool",
     "restart_pool",
     "resize_pool",
+    "import_pg_cron",
     "grant_access",
     "revoke_access",
 ];

@@ -8,6 +8,7 @@ pub mod finish;
 pub mod inspect;
 pub mod leases;
 pub mod operate;
+pub mod pg_cron;
 pub mod pools;
 pub mod queues;
 pub mod wait;
@@ -61,6 +62,7 @@ sql_functions! {
     jobq_stop_pool => pools::stop_pool,
     jobq_restart_pool => pools::restart_pool,
     jobq_resize_pool => pools::resize_pool,
+    jobq_import_pg_cron => pg_cron::import_pg_cron,
     jobq_pool_workers => pools::pool_workers,
     jobq_job => inspect::job,
     jobq_why => inspect::why,

@@ -330,7 +330,9 @@ impl Worker {
         if self.is_to_leave(&orders) {
             return None;
         }
-        handler::apart(|| with_snapshot(|| self.claim())).ok()?
+        let claimed = handler::apart(|| with_snapshot(|| self.claim()));
+        handler::hold_cancels();
+        claimed.ok()?
     }
 
     /// What an ERROR of its handler means for a job.

@@ -454,7 +454,6 @@ pub fn apart<T>(body: impl FnOnce() -> Result<T, Error>) -> Result<T, Failure> {
             pg_sys::RollbackAndReleaseCurrentSubTransaction();
         }
         (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner) = (memory, owner);
-        hold_cancels();
         outcome
     }
 }

@@ -119,6 +119,15 @@ pub fn current_user() -> pg_sys::Oid {
     unsafe { pg_sys::GetUserId() }
 }
 
+/// None when there is no role with this oid.
+pub fn role_name(role: pg_sys::Oid) -> Option<String> {
+    // SAFETY: a catalog look-up; returns a palloc'd string or null.
+    unsafe {
+        let name = pg_sys::GetUserNameFromId(role, true);
+        (!name.is_null()).then(|| CStr::from_ptr(name).to_string_lossy().into_owned())
+    }
+}
+
 /// Does each statement of this transaction see what was committed before it?
 pub fn statements_see_new_commits() -> bool {
     // SAFETY: a variable of this backend.

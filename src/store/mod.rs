@@ -9,6 +9,7 @@ pub mod finish;
 pub mod inspect;
 pub mod maintenance;
 pub mod operate;
+pub mod pg_cron;
 pub mod pools;
 pub mod queues;
 
