@@ -32,6 +32,12 @@ pub enum Error {
     QueueExists { queue: String },
     /// 2BP01
     QueueInUse { queue: String, unfinished: i64 },
+    /// 2BP01
+    QueueScheduled { queue: String, schedules: i64, first: String },
+    /// 42704
+    UnknownSchedule { schedule: String },
+    /// 42710
+    ScheduleExists { schedule: String },
     /// 40001: other sessions changed the same rows at the same time, again and again.
     Contended,
     /// 53400
@@ -87,9 +93,9 @@ impl Error {
             Error::TooLong { .. } => b"22001",
             Error::BadEncoding { .. } => b"22021",
             Error::QueueFull { .. } => b"53400",
-            Error::UnknownQueue { .. } | Error::UnknownRole => b"42704",
-            Error::QueueExists { .. } => b"42710",
-            Error::QueueInUse { .. } => b"2BP01",
+            Error::UnknownQueue { .. } | Error::UnknownRole | Error::UnknownSchedule { .. } => b"42704",
+            Error::QueueExists { .. } | Error::ScheduleExists { .. } => b"42710",
+            Error::QueueInUse { .. } | Error::QueueScheduled { .. } => b"2BP01",
             Error::Contended => b"40001",
             Error::NoPlaceForLease => b"53400",
             Error::NeedsPreload { .. } => b"55000",
@@ -115,6 +121,9 @@ impl Error {
             Error::UnknownRole => "jobq: there is no such role".into(),
             Error::QueueExists { queue } => format!("jobq: queue {queue} already exists"),
             Error::QueueInUse { queue, .. } => format!("jobq: queue {queue} has unfinished jobs"),
+            Error::QueueScheduled { queue, .. } => format!("jobq: schedules enqueue to queue {queue}"),
+            Error::UnknownSchedule { schedule } => format!("jobq: there is no schedule {schedule}"),
+            Error::ScheduleExists { schedule } => format!("jobq: schedule {schedule} already exists"),
             Error::Contended => "jobq: other sessions changed the same rows at the same time".into(),
             Error::NoPlaceForLease => "jobq: no place is free for a lease that is bound to a session".into(),
             Error::NeedsPreload { feature } => format!("jobq: {feature} needs jobq in shared_preload_libraries"),
@@ -134,6 +143,7 @@ impl Error {
             Error::Invalid { value: Some(value), .. } => Some(format!("It is \"{value}\".")),
             Error::TooLong { size, .. } => Some(format!("It has {size}.")),
             Error::QueueInUse { unfinished, .. } => Some(format!("Unfinished jobs: {unfinished}.")),
+            Error::QueueScheduled { schedules, first, .. } => Some(format!("Schedules: {schedules}, the first is {first}.")),
             _ => None,
         }
     }
@@ -150,6 +160,11 @@ impl Error {
             Error::UnknownQueue { .. } => Some("Create it with jobq.create_queue."),
             Error::QueueExists { .. } => Some("Change its options with jobq.alter_queue."),
             Error::QueueInUse { .. } => Some("Pass force => true to drop them too."),
+            Error::QueueScheduled { .. } => {
+                Some("Alter or unschedule them first; or pass force => true, and they fail until they are altered.")
+            }
+            Error::UnknownSchedule { .. } => Some("The view jobq.schedules has them all."),
+            Error::ScheduleExists { .. } => Some("Change it with jobq.alter_schedule."),
             Error::NoPlaceForLease => Some("Raise jobq.max_leases, or use bind => 'lease'."),
             Error::NotToBePrepared => Some("Commit it in one phase. Claims with bind => 'lease' can be prepared."),
             Error::NeedsPreload { .. } => Some("Add it to shared_preload_libraries and restart the server."),

@@ -25,7 +25,7 @@ const WORKER: &[&str] = &[
     "rescue_zombies",
 ];
 /// The private functions are what the views ask.
-const READER: &[&str] = &["job", "why", "stats", "diagnose", "_workers", "_seen_at", "_lease_expires_at", "_progress"];
+const READER: &[&str] = &["job", "why", "stats", "diagnose", "preview", "_workers", "_seen_at", "_lease_expires_at", "_progress"];
 const OPERATOR: &[&str] = &[
     "create_queue",
     "alter_queue",
@@ -36,6 +36,12 @@ const OPERATOR: &[&str] = &[
     "retry_failed",
     "delete",
     "purge",
+    "schedule",
+    "alter_schedule",
+    "unschedule",
+    "pause_schedule",
+    "resume_schedule",
+    "run_now",
     "resume_after_restore",
     "tick",
     "grant_access",
@@ -43,7 +49,7 @@ const OPERATOR: &[&str] = &[
 ];
 /// What everybody with any access has.
 const COMMON: &[&str] = &["version"];
-const VIEWS: &[&str] = &["jobs", "running_jobs", "failed_jobs", "queues", "workers"];
+const VIEWS: &[&str] = &["jobs", "running_jobs", "failed_jobs", "queues", "schedules", "workers"];
 
 /// The lists of one access, and whether it has the views.
 fn parts(access: &str) -> Result<(Vec<&'static [&'static str]>, bool), Error> {

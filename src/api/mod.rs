@@ -9,6 +9,7 @@ pub mod inspect;
 pub mod leases;
 pub mod operate;
 pub mod queues;
+pub mod schedules;
 pub mod wait;
 
 use crate::clock::Timestamp;
@@ -49,6 +50,13 @@ sql_functions! {
     jobq_tick => operate::tick,
     jobq_grant_access => access::grant_access,
     jobq_revoke_access => access::revoke_access,
+    jobq_schedule => schedules::schedule,
+    jobq_alter_schedule => schedules::alter_schedule,
+    jobq_unschedule => schedules::unschedule,
+    jobq_pause_schedule => schedules::pause_schedule,
+    jobq_resume_schedule => schedules::resume_schedule,
+    jobq_run_now => schedules::run_now,
+    jobq_preview => schedules::preview,
     jobq_job => inspect::job,
     jobq_why => inspect::why,
     jobq_stats => inspect::stats,

@@ -20,6 +20,8 @@ pub struct Maintainer {
     pub ticked_at: AtomicI64,
     /// Counts requests to sweep at once.
     pub sweeps_wanted: AtomicU32,
+    /// Counts transactions that changed schedules.
+    pub schedules_changed: AtomicU32,
     /// The latch it sleeps on; null: none.
     latch: AtomicPtr<pg_sys::Latch>,
 }
@@ -275,6 +277,14 @@ pub fn unwoken() -> i64 {
 pub(super) fn ask_for_a_sweep() {
     if let Some(slot) = maintainer(server::database_oid()) {
         slot.sweeps_wanted.fetch_add(1, SeqCst);
+        wake_maintainer(slot.database.load(SeqCst));
+    }
+}
+
+/// The schedules of this database have changed. Neither allocates nor raises.
+pub(super) fn tell_of_schedules() {
+    if let Some(slot) = maintainer(server::database_oid()) {
+        slot.schedules_changed.fetch_add(1, SeqCst);
         wake_maintainer(slot.database.load(SeqCst));
     }
 }

@@ -17,12 +17,14 @@ struct Transaction {
     claim_end: Cell<u64>,
     /// Tell the launcher at commit that the extension was installed.
     announce: Cell<bool>,
+    /// Tell the maintainer at commit that the schedules are others.
+    reschedule: Cell<bool>,
 }
 
 // SAFETY: a backend runs on one thread.
 unsafe impl Sync for Transaction {}
 
-static OPEN: Transaction = Transaction { claim_end: Cell::new(0), announce: Cell::new(false) };
+static OPEN: Transaction = Transaction { claim_end: Cell::new(0), announce: Cell::new(false), reschedule: Cell::new(false) };
 
 /// Registers the callbacks; once per process, from _PG_init.
 pub fn register() {
@@ -71,6 +73,11 @@ pub fn announce_at_commit() {
     OPEN.announce.set(true);
 }
 
+/// Has the maintainer look, once this transaction has committed, when the next schedule is due.
+pub fn reschedule_at_commit() {
+    OPEN.reschedule.set(true);
+}
+
 /// For what must neither allocate nor raise. Test builds watch it.
 #[cfg(not(any(test, feature = "pg_test")))]
 fn quietly(body: impl FnOnce()) {
@@ -107,10 +114,14 @@ unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _: *mut c_voi
             if OPEN.announce.replace(false) {
                 shmem::ask_for_a_look_at_databases();
             }
+            if OPEN.reschedule.replace(false) {
+                shmem::tell_of_schedules();
+            }
         }),
         pg_sys::XactEvent::XACT_EVENT_ABORT => quietly(|| {
             OPEN.claim_end.set(0);
             OPEN.announce.set(false);
+            OPEN.reschedule.set(false);
             waiting::leave();
             leases::transaction_ends(false);
             counts::transaction_ends(false);
@@ -120,6 +131,7 @@ unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _: *mut c_voi
         pg_sys::XactEvent::XACT_EVENT_PREPARE => quietly(|| {
             OPEN.claim_end.set(0);
             OPEN.announce.set(false);
+            OPEN.reschedule.set(false);
             leases::transaction_is_prepared();
             counts::transaction_is_prepared();
             roster::transaction_is_prepared();

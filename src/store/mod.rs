@@ -10,6 +10,7 @@ pub mod inspect;
 pub mod maintenance;
 pub mod operate;
 pub mod queues;
+pub mod schedules;
 
 /// Declares the cached statement of a file in sql/queries; planned by index unless it says Free.
 macro_rules! statement {
