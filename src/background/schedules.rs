@@ -113,8 +113,12 @@ pub fn run_now(session: &Session, name: &str) -> Result<Uuid, Error> {
 }
 
 /// What one transaction has done.
+#[derive(Default)]
 struct Pass {
     schedules: usize,
+    jobs: usize,
+    /// For the log, when it has committed: once, not at each try.
+    failures: Vec<String>,
     next_due: Option<Timestamp>,
 }
 
@@ -122,28 +126,27 @@ struct Pass {
 fn pass(session: &Session) -> Result<Pass, Error> {
     let now = Timestamp::now();
     let due = schedules::due(session, BATCH)?;
-    let (mut done, mut jobs) = (0usize, 0usize);
+    let mut pass = Pass::default();
     for (id, _) in due.iter().filter(|(_, due_at)| *due_at <= now) {
-        if let Some(enqueued) = tick(session, *id, now)? {
-            done = done.saturating_add(1);
-            jobs = jobs.saturating_add(enqueued);
-        }
-        if jobs >= JOBS {
+        tick(session, *id, now, &mut pass)?;
+        if pass.jobs >= JOBS {
             break;
         }
         server::check_for_interrupts();
     }
-    let next_due = if done > 0 { schedules::due(session, 1)? } else { due }.first().map(|(_, due_at)| *due_at);
-    Ok(Pass { schedules: done, next_due })
+    let due = if pass.schedules > 0 { schedules::due(session, 1)? } else { due };
+    pass.next_due = due.first().map(|(_, due_at)| *due_at);
+    Ok(pass)
 }
 
-/// Runs the due ticks of one schedule, some at a time: how many jobs. None: somebody else has it.
-fn tick(session: &Session, id: Uuid, now: Timestamp) -> Result<Option<usize>, Error> {
+/// Runs the due ticks of one schedule, some at a time; nothing if somebody else has it.
+fn tick(session: &Session, id: Uuid, now: Timestamp, pass: &mut Pass) -> Result<(), Error> {
     let rows = schedules::lock_due(session, id, now)?;
-    let Some(schedule) = schedules::read(&rows) else { return Ok(None) };
-    let Some(mut next) = schedule.next_at else { return Ok(None) };
+    let Some((schedule, mut next)) = schedules::read(&rows).and_then(|schedule| schedule.next_at.map(|next| (schedule, next)))
+    else {
+        return Ok(());
+    };
     let mut last = None;
-    let mut enqueued = 0usize;
     let mut run = || -> Result<Option<Timestamp>, Error> {
         let table = schedule.definition.timetable()?;
         let due = table.due(next.0, now.0, schedule.definition.catch_up(), JOBS);
@@ -151,7 +154,7 @@ fn tick(session: &Session, id: Uuid, now: Timestamp) -> Result<Option<usize>, Er
             next = at;
             let (job, _) = schedule.enqueue(session, Some(at), now)?;
             last = Some(Run { tick: at, at: now, job });
-            enqueued = enqueued.saturating_add(1);
+            pass.jobs = pass.jobs.saturating_add(1);
         }
         Ok(due.then.map(Timestamp))
     };
@@ -161,16 +164,16 @@ fn tick(session: &Session, id: Uuid, now: Timestamp) -> Result<Option<usize>, Er
             if last.is_some() {
                 schedules::ticked(session, id, Some(next), last)?;
             }
-            note_failure(session, &schedule, now, &refusal.message())?;
+            note_failure(session, &schedule, now, &refusal.message(), pass)?;
         }
     }
-    Ok(Some(enqueued))
+    pass.schedules = pass.schedules.saturating_add(1);
+    Ok(())
 }
 
-fn note_failure(session: &Session, schedule: &Schedule, now: Timestamp, message: &str) -> Result<(), Error> {
-    // Once, not at each try.
+fn note_failure(session: &Session, schedule: &Schedule, now: Timestamp, message: &str, pass: &mut Pass) -> Result<(), Error> {
     if schedule.failures == 0 {
-        pgrx::log!("jobq: schedule {} could not enqueue: {message}; it is tried again", schedule.name);
+        pass.failures.push(format!("schedule {} could not enqueue: {message}; it is tried again", schedule.name));
     }
     let keeps_unicode = server::keeps_unicode();
     let shown = message.chars().take(ERROR_CHARS).map(|c| if c.is_ascii() || keeps_unicode { c } else { '?' });
@@ -231,7 +234,7 @@ impl Schedules {
         self.changes_seen = slot.schedules_changed.load(SeqCst);
         self.look_at = now.saturating_add(LOOK_MICROS);
         for _ in 0..PASSES {
-            let done = match transaction(c"schedules", |session| undone_if_restoring(session, pass)) {
+            let done = match committed(pass) {
                 Ok(pass) => pass,
                 // One of them has met an error of the server: the others have not.
                 Err(_) => one_by_one()?,
@@ -254,37 +257,43 @@ impl Schedules {
     }
 }
 
-/// Runs what changes schedules or jobs; an error, so that it is undone, if the data turn out to be those of a restore.
-fn undone_if_restoring(session: &Session, body: impl FnOnce(&Session) -> Result<Pass, Error>) -> Result<Pass, Error> {
-    let done = without_long_waits(|| body(session))?;
-    if done.schedules > 0 && !is_original(session)? {
-        return Err(Error::internal("this database is being restored: what schedules did was undone"));
-    }
-    Ok(done)
+/// A transaction of the maintainer's; undone if the data turn out to be those of a restore.
+fn committed(body: impl FnOnce(&Session) -> Result<Pass, Error>) -> Result<Pass, String> {
+    let pass = transaction(c"schedules", |session| {
+        let done = without_long_waits(|| body(session))?;
+        if done.schedules > 0 && !is_original(session)? {
+            return Err(Error::internal("this database is being restored: what schedules did was undone"));
+        }
+        Ok(done)
+    })?;
+    pass.failures.iter().for_each(|failure| pgrx::log!("jobq maintainer: {failure}"));
+    Ok(pass)
 }
 
 /// Each schedule that is due in a transaction of its own; one that fails is tried again later.
 fn one_by_one() -> Result<Pass, String> {
     let now = Timestamp::now();
     let due = transaction(c"schedules", |session| schedules::due(session, BATCH))?;
-    let mut done = 0usize;
+    let mut done = Pass::default();
     for (id, _) in due.iter().filter(|(_, due_at)| *due_at <= now) {
-        let count = |ran: Option<usize>| Pass { schedules: usize::from(ran.is_some()), next_due: None };
-        let outcome =
-            transaction(c"schedules", |session| undone_if_restoring(session, |session| tick(session, *id, now).map(count)));
+        let outcome = committed(|session| {
+            let mut pass = Pass::default();
+            tick(session, *id, now, &mut pass).map(|()| pass)
+        });
         let pass = match outcome {
             Ok(pass) => pass,
-            Err(message) => transaction(c"schedules", |session| {
-                undone_if_restoring(session, |session| {
-                    let rows = schedules::lock_due(session, *id, now)?;
-                    let Some(schedule) = schedules::read(&rows) else { return Ok(count(None)) };
-                    note_failure(session, &schedule, now, &message)?;
-                    Ok(count(Some(0)))
-                })
+            Err(message) => committed(|session| {
+                let mut pass = Pass::default();
+                let rows = schedules::lock_due(session, *id, now)?;
+                if let Some(schedule) = schedules::read(&rows) {
+                    note_failure(session, &schedule, now, &message, &mut pass)?;
+                    pass.schedules = 1;
+                }
+                Ok(pass)
             })?,
         };
-        done = done.saturating_add(pass.schedules);
+        done.schedules = done.schedules.saturating_add(pass.schedules);
     }
     let next = transaction(c"schedules", |session| schedules::due(session, 1))?;
-    Ok(Pass { schedules: done, next_due: next.first().map(|(_, due_at)| *due_at) })
+    Ok(Pass { next_due: next.first().map(|(_, due_at)| *due_at), ..done })
 }
