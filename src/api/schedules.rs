@@ -8,7 +8,7 @@ use crate::pg::call::{Answer, Call, Outcome};
 use crate::pg::datum::{JsonKind, Jsonb, Text};
 use crate::pg::spi::{Param, Session};
 use crate::pg::switch::as_owner;
-use crate::pg::xact;
+use crate::pg::{server, xact};
 use crate::rules::limits::{
     AHEAD_MAX_MS, ATTEMPTS_MAX, CATCH_UP_DEFAULT, CATCH_UP_MAX, HEADERS_BYTES, JITTER_MAX_MS, PREVIEW_DEFAULT, PREVIEW_MAX,
     TIMEOUT_MAX_MS, TIMEOUT_MIN_MS,
@@ -304,6 +304,9 @@ pub fn preview(call: &Call) -> Outcome {
     // After a clock was set back the ticks go on where they were.
     let first = times.next_at.filter(|next| *next > now).map_or_else(|| table.next(now.0), |next| Some(next.0));
     let ticks = std::iter::successors(first, |tick| table.next(*tick));
-    ticks.take(usize::try_from(n).unwrap_or(0)).for_each(|tick| sink.put(&[Param::from(Timestamp(tick))]));
+    for tick in ticks.take(usize::try_from(n).unwrap_or(0)) {
+        server::check_for_interrupts();
+        sink.put(&[Param::from(Timestamp(tick))]);
+    }
     Ok(Answer::Null)
 }
