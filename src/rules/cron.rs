@@ -91,10 +91,8 @@ fn calendar(text: &str) -> Result<Calendar, String> {
         return Err(format!("it has {} fields instead of five, or six with the second first", text.split_whitespace().count()));
     }
     FIELDS.iter().zip(&parts).try_for_each(|(field, part)| field.check(part))?;
-    // croner forgets the last one of a day that is written as 7.
-    let text = parts.join(" ").replace("7L", "0L");
     let parser = CronParser::builder().seconds(Seconds::Required).year(Year::Disallowed).build();
-    let cron = parser.parse(&text).map_err(|problem| problem.to_string())?;
+    let cron = parser.parse(&parts.join(" ")).map_err(|problem| problem.to_string())?;
     let pattern = &cron.pattern;
     let by_the_clock = pattern.seconds.from_wildcard || pattern.minutes.from_wildcard || pattern.hours.from_wildcard;
     Ok(Calendar { cron, by_the_clock })

@@ -568,8 +568,8 @@ fn window(timezone: &str, change: &str) -> Vec<Minute> {
         .collect()
 }
 
-/// All runs of a window, by asking each of its minutes.
-fn naive_runs(thrown: &Thrown, window: &[Minute], from: usize) -> Vec<i64> {
+/// The runs of a window, by asking each of its minutes; and whether these are all.
+fn naive_runs(thrown: &Thrown, window: &[Minute], from: usize) -> (Vec<i64>, bool) {
     let matches = |date, second| thrown.has_day(date) && thrown.has_minute(second);
     let mut runs = Vec::new();
     for n in from.max(1)..window.len() {
@@ -592,8 +592,9 @@ fn naive_runs(thrown: &Thrown, window: &[Minute], from: usize) -> Vec<i64> {
             break;
         }
     }
+    let is_all = runs.len() <= 100;
     runs.dedup();
-    runs
+    (runs, is_all)
 }
 
 #[test]
@@ -618,7 +619,7 @@ fn two_thousand_expressions_around_changes_of_the_clocks() {
         let thrown = throw(&mut random, 45);
         let table = table(&thrown.text, name);
         let from = random.between(1, 2_400) as usize;
-        let expected = naive_runs(&thrown, window, from);
+        let (expected, is_all) = naive_runs(&thrown, window, from);
         let after = window[from].at - 1;
         let end = window.last().map_or(0, |minute| minute.at);
         let mut tick = after * SECOND;
@@ -633,7 +634,20 @@ fn two_thousand_expressions_around_changes_of_the_clocks() {
             }
             compared += 1;
         }
-        if expected.len() <= 100 {
+        // The last one until any moment, the second time around included.
+        for _ in 0..5 {
+            let until = window[random.between(from as u64, 4_319) as usize].at + random.below(60) as i64;
+            if let Some(last) = expected.iter().rfind(|run| **run <= until).filter(|_| is_all) {
+                assert_eq!(
+                    table.last(until * SECOND),
+                    Some(last * SECOND),
+                    "{} in {name} until {}",
+                    thrown.text,
+                    show(until * SECOND)
+                );
+            }
+        }
+        if is_all {
             assert!(table.next(tick).is_none_or(|tick| tick > end * SECOND), "{} in {name} after {}", thrown.text, show(tick));
         }
         nothing += usize::from(expected.is_empty());
