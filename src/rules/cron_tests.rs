@@ -169,6 +169,11 @@ fn daylight_saving_in_berlin() {
     assert_eq!(autumn("30 2 * * *", 2), ["25 02:30 +02:00", "26 02:30 +01:00"]);
     assert_eq!(autumn("0 2,3 * * *", 3), ["25 02:00 +02:00", "25 03:00 +01:00", "26 02:00 +01:00"]);
     assert_eq!(autumn("15,45 2 * * *", 3), ["25 02:15 +02:00", "25 02:45 +02:00", "26 02:15 +01:00"]);
+    // At 02:20, the second time, the one of 02:45 is over.
+    let last = |cron| table(cron, "Europe/Berlin").last(at("2026-10-25T01:20:00Z")).map(show);
+    assert_eq!(last("15,45 2 * * *").as_deref(), Some("2026-10-25T00:45:00Z"));
+    assert_eq!(last("*/15 * * * *").as_deref(), Some("2026-10-25T01:15:00Z"));
+    assert_eq!(last("30 */2 * * *").as_deref(), Some("2026-10-25T00:30:00Z"));
     // Wildcards go by the clock.
     assert_eq!(spring("0 * * * *", 3), ["29 01:00 +01:00", "29 03:00 +02:00", "29 04:00 +02:00"]);
     assert_eq!(spring("7 * * * *", 3), ["29 01:07 +01:00", "29 03:07 +02:00", "29 04:07 +02:00"]);
