@@ -18,3 +18,7 @@ mod tests;
 #[cfg(test)]
 #[allow(clippy::expect_used, clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic)]
 mod cron_tests;
+
+#[cfg(test)]
+#[allow(clippy::expect_used, clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic)]
+mod cron_thrown_tests;
