@@ -97,6 +97,12 @@ pub fn is_stopping() -> bool {
     told.lines().nth(STATUS_LINE - 1).is_some_and(|status| status.trim() == "stopping")
 }
 
+/// Can the database keep any character?
+pub fn keeps_unicode() -> bool {
+    // SAFETY: reads a setting of this backend.
+    unsafe { pg_sys::GetDatabaseEncoding() == pg_sys::pg_enc::PG_UTF8 as i32 }
+}
+
 pub fn in_recovery() -> bool {
     // SAFETY: reads shared state the server keeps for this purpose.
     unsafe { pg_sys::RecoveryInProgress() }
