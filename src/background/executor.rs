@@ -15,7 +15,7 @@ use crate::pg::pools::{self, Orders};
 use crate::pg::spi::Param;
 use crate::pg::switch::as_owner;
 use crate::pg::{leases, notes, process, server, waiting, xact};
-use crate::rules::limits::ERROR_BYTES;
+use crate::rules::limits::{DAY_MS, ERROR_BYTES};
 use crate::store::pools::{Claimed, Errand};
 use crate::{settings, store};
 use pgrx::pg_sys;
@@ -33,6 +33,8 @@ const TROUBLE_MS: i64 = 1_000;
 const TROUBLE_MAX_MS: i64 = 60_000;
 /// How often the end of a job is tried to be told.
 const TELL_TRIES: i64 = 3;
+/// The longest timeout of a server process.
+pub const TIMER_MAX_MS: i64 = 24 * DAY_MS;
 const MEMORY_LOOK_MICROS: i64 = 1_000_000;
 
 /// Entry point of the process.
@@ -135,13 +137,14 @@ impl Worker {
     fn is_to_leave(&mut self, orders: &Orders) -> bool {
         let now = server::monotonic_micros();
         let age_ms = now.saturating_sub(self.started_at) / 1_000;
-        if orders.max_memory_bytes > 0 || now.saturating_sub(self.memory_at) >= MEMORY_LOOK_MICROS {
+        if (orders.max_memory_bytes > 0 && self.has_run) || now.saturating_sub(self.memory_at) >= MEMORY_LOOK_MICROS {
             self.memory_bytes = handler::memory_bytes();
             self.memory_at = now;
         }
         orders.stop
             || (orders.max_runtime_ms > 0 && age_ms >= orders.max_runtime_ms)
-            || (orders.max_memory_bytes > 0 && self.memory_bytes > orders.max_memory_bytes)
+            // One that has too much before its first job would never do one.
+            || (orders.max_memory_bytes > 0 && self.has_run && self.memory_bytes > orders.max_memory_bytes)
     }
 
     // ---- looking for a job
@@ -156,11 +159,12 @@ impl Worker {
             Ended::Committed(None) => Err(Leave::ByPlan),
             Ended::Committed(Some(Looked::Claimed(job))) => {
                 waiting::leave();
-                (self.has_looked, self.nap_ms, self.trouble_ms) = (true, NAP_MS, 0);
+                self.is_well();
+                self.nap_ms = NAP_MS;
                 Ok(Some(job))
             }
             Ended::Committed(Some(Looked::Nothing { in_line })) => {
-                (self.has_looked, self.trouble_ms) = (true, 0);
+                self.is_well();
                 self.sleep(in_line);
                 Ok(None)
             }
@@ -237,7 +241,15 @@ impl Worker {
         }
     }
 
+    fn is_well(&mut self) {
+        self.has_looked = true;
+        if std::mem::take(&mut self.trouble_ms) > 0 {
+            pools::with_mine(|seat| seat.in_trouble = false);
+        }
+    }
+
     fn rest_in_trouble(&mut self, failure: &Failure) {
+        pools::with_mine(|seat| seat.in_trouble = true);
         self.trouble_ms = self.trouble_ms.saturating_mul(2).clamp(TROUBLE_MS, TROUBLE_MAX_MS);
         pgrx::log!("jobq pool worker {}: {}; next try in {} s", self.name(), failure.message, self.trouble_ms / 1_000);
         let until = server::monotonic_micros().saturating_add(self.trouble_ms.saturating_mul(1_000));
@@ -287,6 +299,8 @@ impl Worker {
             seat.completed = seat.completed.saturating_add(i64::from(has_failed == Some(false)));
             seat.failed = seat.failed.saturating_add(i64::from(has_failed == Some(true)));
             (seat.job, seat.lease) = next.as_ref().map_or((0, 0), |next| (next.id.as_u128(), next.lease));
+            seat.job_started_at = 0;
+            seat.memory_bytes = self.memory_bytes;
         });
         if !called || handler::forget_session(self.role) {
             return Ok(next);
@@ -319,7 +333,9 @@ impl Worker {
         if orders.release || orders.cancelled == job.lease {
             return Err(Failure { sqlstate: *QUERY_CANCELED, ..Failure::default() });
         }
+        // A deadline that is further away than a timer reaches is the maintainer's.
         let left_ms = job.deadline_at.map(|deadline| deadline.ms_since(Timestamp::now()).max(1));
+        let left_ms = left_ms.filter(|ms| *ms <= TIMER_MAX_MS);
         let limit_ms = Some(orders.job_timeout_ms).filter(|ms| *ms > 0);
         Ok(left_ms.into_iter().chain(limit_ms).min().unwrap_or(0))
     }
