@@ -113,7 +113,8 @@ pub fn start_pool_worker(pool: &str, number: i32, place: u16, ticket: u32) -> Op
         pg_sys::CurrentMemoryContext = before;
         started
     };
-    started.then_some(Asked(handle))
+    // Not then_some: without a process there is no handle to be dropped.
+    started.then(|| Asked(handle))
 }
 
 /// What `start_pool_worker` has told a process: its place and ticket.
