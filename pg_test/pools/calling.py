@@ -254,7 +254,7 @@ def many(server: Cluster, report: Report) -> None:
             for kind in kinds[:20]:
                 s.enqueue(kind, queue=queue)
         s.root.execute("SELECT jobq.start_pool('many')")
-        s.until_job(paused, lambda job: s.value("SELECT count(*) FROM jobq.jobs WHERE state = 'completed'") == 40, "all but the paused one")
+        s.until_job(paused, lambda job: s.value("SELECT count(*) FROM jobq.jobs WHERE queue ~ '^many' AND state = 'completed'") == 40, "all but the paused one")
         expect_equal(s.value("SELECT array_agg(DISTINCT note) FROM (SELECT note FROM many.effect LIMIT 20) AS e"), ["many"], "who came first")
         s.run(kinds[-1])
         expect_equal(s.job(paused)["state"], "pending", "the job of the paused queue")
