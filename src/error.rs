@@ -42,6 +42,12 @@ pub enum Error {
     Exists { what: &'static str, name: String, hint: &'static str },
     /// 42501: `what` finishes the sentence "jobq: ...".
     NotAllowed { what: String, hint: &'static str },
+    /// 2BP01
+    QueueScheduled { queue: String, schedules: i64, first: String },
+    /// 42704
+    UnknownSchedule { schedule: String },
+    /// 42710
+    ScheduleExists { schedule: String },
     /// 40001: other sessions changed the same rows at the same time, again and again.
     Contended,
     /// 53400
@@ -99,10 +105,10 @@ impl Error {
             Error::TooLong { .. } => b"22001",
             Error::BadEncoding { .. } => b"22021",
             Error::QueueFull { .. } => b"53400",
-            Error::UnknownQueue { .. } | Error::UnknownRole | Error::Unknown { .. } => b"42704",
-            Error::QueueExists { .. } | Error::Exists { .. } => b"42710",
+            Error::UnknownQueue { .. } | Error::UnknownRole | Error::UnknownSchedule { .. } | Error::Unknown { .. } => b"42704",
+            Error::QueueExists { .. } | Error::ScheduleExists { .. } | Error::Exists { .. } => b"42710",
             Error::NotAllowed { .. } => b"42501",
-            Error::QueueInUse { .. } => b"2BP01",
+            Error::QueueInUse { .. } | Error::QueueScheduled { .. } => b"2BP01",
             Error::Contended => b"40001",
             Error::NoPlaceForLease => b"53400",
             Error::NeedsPreload { .. } => b"55000",
@@ -133,6 +139,9 @@ impl Error {
             Error::NotAllowed { what, .. } => format!("jobq: {what}"),
             Error::QueueExists { queue } => format!("jobq: queue {queue} already exists"),
             Error::QueueInUse { queue, .. } => format!("jobq: queue {queue} has unfinished jobs"),
+            Error::QueueScheduled { queue, .. } => format!("jobq: schedules enqueue to queue {queue}"),
+            Error::UnknownSchedule { schedule } => format!("jobq: there is no schedule {schedule}"),
+            Error::ScheduleExists { schedule } => format!("jobq: schedule {schedule} already exists"),
             Error::Contended => "jobq: other sessions changed the same rows at the same time".into(),
             Error::NoPlaceForLease => "jobq: no place is free for a lease that is bound to a session".into(),
             Error::NeedsPreload { feature } => format!("jobq: {feature} needs jobq in shared_preload_libraries"),
@@ -153,6 +162,7 @@ impl Error {
             Error::Invalid { value: Some(value), .. } => Some(format!("It is \"{value}\".")),
             Error::TooLong { size, .. } => Some(format!("It has {size}.")),
             Error::QueueInUse { unfinished, .. } => Some(format!("Unfinished jobs: {unfinished}.")),
+            Error::QueueScheduled { schedules, first, .. } => Some(format!("Schedules: {schedules}, the first is {first}.")),
             _ => None,
         }
     }
@@ -172,6 +182,11 @@ impl Error {
             Error::UnknownQueue { .. } => Some("Create it with jobq.create_queue."),
             Error::QueueExists { .. } => Some("Change its options with jobq.alter_queue."),
             Error::QueueInUse { .. } => Some("Pass force => true to drop them too."),
+            Error::QueueScheduled { .. } => {
+                Some("Alter or unschedule them first; or pass force => true, and they fail until they are altered.")
+            }
+            Error::UnknownSchedule { .. } => Some("The view jobq.schedules has them all."),
+            Error::ScheduleExists { .. } => Some("Change it with jobq.alter_schedule."),
             Error::NoPlaceForLease => Some("Raise jobq.max_leases, or use bind => 'lease'."),
             Error::NotToBePrepared => Some("Commit it in one phase. Claims with bind => 'lease' can be prepared."),
             Error::NeedsPreload { .. } => Some("Add it to shared_preload_libraries and restart the server."),

@@ -1,10 +1,14 @@
 -- Jobs that run inside: handlers, and the pools whose workers run them.
 
--- Functions are kept by name: oids do not survive a dump or pg_upgrade. What a name stands for is looked up at every run, and the
--- owner must be the one it had: somebody who may create functions in the same schema must not step into a dropped one's place.
+-- Functions are kept by name: oids do not survive a dump or pg_upgrade. What a name stands for is looked up at every run, in the
+-- catalog, as jobq's owner and readers of the views need no rights in its schema. The owner must be the one it had: somebody who may
+-- create functions in the same schema must not step into a dropped one's place.
 CREATE TABLE jobq._handler (
     kind text NOT NULL PRIMARY KEY,
-    function text NOT NULL,                             -- as regprocedure writes it with an empty search_path
+    function_schema text NOT NULL,
+    function_name text NOT NULL,
+    function_kind "char" NOT NULL,                      -- f function, p procedure
+    arguments int NOT NULL,                             -- 1: jobq.claimed_job; 2: and INOUT jsonb
     function_owner regrole NOT NULL,
     run_as regrole NOT NULL,
     created_by regrole NOT NULL,
@@ -52,10 +56,22 @@ FROM (SELECT h.run_as, h.created_by FROM jobq._handler AS h UNION SELECT p.run_a
 LEFT JOIN pg_roles AS r ON r.oid = f.run_as
 LEFT JOIN pg_roles AS c ON c.oid = f.created_by;
 
+-- The function of each handler, if it is there.
+CREATE VIEW jobq._function_of AS
+SELECT h.kind, f.oid, f.proowner, n.oid AS schema
+FROM jobq._handler AS h
+JOIN pg_namespace AS n ON n.nspname = h.function_schema
+JOIN pg_proc AS f ON f.pronamespace = n.oid AND f.proname = h.function_name AND f.prokind = h.function_kind
+ AND f.proargtypes = CASE h.arguments WHEN 1 THEN ARRAY['jobq.claimed_job'::regtype]::oidvector
+                                      ELSE ARRAY['jobq.claimed_job'::regtype, 'jsonb'::regtype]::oidvector END
+ AND (f.proargmodes IS NULL) = (h.arguments = 1)
+ AND NOT f.proretset AND (f.prokind = 'p' OR f.prorettype IN ('jsonb'::regtype, 'void'::regtype));
+
 CREATE VIEW jobq.handlers AS
 SELECT
     h.kind,
-    h.function,
+    quote_ident(h.function_schema) || '.' || quote_ident(h.function_name)
+        || CASE h.arguments WHEN 1 THEN '(jobq.claimed_job)' ELSE '(jobq.claimed_job,jsonb)' END AS function,
     h.run_as::text AS run_as,
     h.created_by::text AS created_by,
     h.created_at,
@@ -68,12 +84,13 @@ SELECT
         ELSE CASE
             WHEN f.oid IS NULL THEN 'the function does not exist'
             WHEN f.proowner <> h.function_owner THEN 'the function has another owner than when the handler was created'
+            WHEN NOT has_schema_privilege(h.run_as, f.schema, 'USAGE') THEN 'the role may not use the function''s schema'
             WHEN NOT has_function_privilege(h.run_as, f.oid, 'EXECUTE') THEN 'the role may not execute the function'
         END
     END AS problem
 FROM jobq._handler AS h
 JOIN jobq._roles_of AS o ON o.run_as = h.run_as AND o.created_by = h.created_by
-LEFT JOIN pg_proc AS f ON f.oid = to_regprocedure(h.function);
+LEFT JOIN jobq._function_of AS f ON f.kind = h.kind;
 COMMENT ON VIEW jobq.handlers IS 'Kinds whose jobs pools run, with the function and the role. problem is NULL when a job could be run now.';
 
 -- Private: the views of pools ask it; whoever may read those may call it.
@@ -86,8 +103,8 @@ SELECT p.name AS pool, w.number, w.pid, w.state, w.since,
        extract(epoch FROM clock_timestamp() - w.started_at)::double precision AS uptime_seconds,
        w.job, extract(epoch FROM clock_timestamp() - w.job_started_at)::double precision AS job_seconds,
        w.completed, w.failed, w.memory_bytes, w.reason
-FROM jobq._pool_workers() AS w JOIN jobq._pool AS p ON p.id = w.pool_id;
-COMMENT ON VIEW jobq.pool_workers IS 'One row for each worker of a pool: its process, its state since when, its job, what it has done since it was started first, why it does not run.';
+FROM jobq._pool_workers() AS w LEFT JOIN jobq._pool AS p ON p.id = w.pool_id;
+COMMENT ON VIEW jobq.pool_workers IS 'One row for each worker of a pool (pool is NULL when it was dropped): its process, its state since when, its job, what it has done since it was started first, why it does not run.';
 
 CREATE VIEW jobq.pools AS
 SELECT p.name, p.queue, p.run_as::text AS run_as, p.size,
@@ -162,3 +179,12 @@ COMMENT ON FUNCTION jobq.restart_pool IS 'Replaces each worker of a pool by a ne
 CREATE FUNCTION jobq.resize_pool(name text, size int) RETURNS boolean
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'jobq_resize_pool';
 COMMENT ON FUNCTION jobq.resize_pool IS 'Gives a pool so many workers (0 to 256); those that are too many stop as with stop_pool. Returns whether the size changed.';
+
+-- Migration
+
+CREATE TYPE jobq.imported_job AS (jobid bigint, schedule text, cron text, kind text, function text, run_as text, outcome text);
+COMMENT ON TYPE jobq.imported_job IS 'What import_pg_cron makes, or would make, of a job of pg_cron. outcome: imported, can be imported, or skipped and why.';
+
+CREATE FUNCTION jobq.import_pg_cron(schema text, dry_run boolean DEFAULT NULL, run_as regrole DEFAULT NULL) RETURNS SETOF jobq.imported_job
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'jobq_import_pg_cron';
+COMMENT ON FUNCTION jobq.import_pg_cron IS 'Makes of each of pg_cron''s jobs in this database a function in schema with its command as body, a handler for kind cron/<jobid> that runs as run_as (its user), and a schedule (paused if it is not active). dry_run (true): only says what would become of them. pg_cron''s own jobs stay: unschedule them there. 42704: pg_cron is not installed.';

@@ -28,7 +28,7 @@ const WORKER: &[&str] = &[
 const HANDLER: &[&str] = &["snooze", "discard"];
 /// The private functions are what the views ask.
 const READER: &[&str] =
-    &["job", "why", "stats", "diagnose", "_workers", "_pool_workers", "_seen_at", "_lease_expires_at", "_progress"];
+    &["job", "why", "stats", "diagnose", "preview", "_workers", "_pool_workers", "_seen_at", "_lease_expires_at", "_progress"];
 const OPERATOR: &[&str] = &[
     "create_queue",
     "alter_queue",
@@ -39,6 +39,12 @@ const OPERATOR: &[&str] = &[
     "retry_failed",
     "delete",
     "purge",
+    "schedule",
+    "alter_schedule",
+    "unschedule",
+    "pause_schedule",
+    "resume_schedule",
+    "run_now",
     "resume_after_restore",
     "tick",
     "create_handler",
@@ -50,12 +56,14 @@ const OPERATOR: &[&str] = &[
     "stop_pool",
     "restart_pool",
     "resize_pool",
+    "import_pg_cron",
     "grant_access",
     "revoke_access",
 ];
 /// What everybody with any access has.
 const COMMON: &[&str] = &["version"];
-const VIEWS: &[&str] = &["jobs", "running_jobs", "failed_jobs", "queues", "workers", "handlers", "pools", "pool_workers"];
+const VIEWS: &[&str] =
+    &["jobs", "running_jobs", "failed_jobs", "queues", "schedules", "workers", "handlers", "pools", "pool_workers"];
 
 /// The lists of one access, and whether it has the views.
 fn parts(access: &str) -> Result<(Vec<&'static [&'static str]>, bool), Error> {

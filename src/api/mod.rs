@@ -8,8 +8,10 @@ pub mod finish;
 pub mod inspect;
 pub mod leases;
 pub mod operate;
+pub mod pg_cron;
 pub mod pools;
 pub mod queues;
+pub mod schedules;
 pub mod wait;
 
 use crate::clock::Timestamp;
@@ -61,7 +63,15 @@ sql_functions! {
     jobq_stop_pool => pools::stop_pool,
     jobq_restart_pool => pools::restart_pool,
     jobq_resize_pool => pools::resize_pool,
+    jobq_import_pg_cron => pg_cron::import_pg_cron,
     jobq_pool_workers => pools::pool_workers,
+    jobq_schedule => schedules::schedule,
+    jobq_alter_schedule => schedules::alter_schedule,
+    jobq_unschedule => schedules::unschedule,
+    jobq_pause_schedule => schedules::pause_schedule,
+    jobq_resume_schedule => schedules::resume_schedule,
+    jobq_run_now => schedules::run_now,
+    jobq_preview => schedules::preview,
     jobq_job => inspect::job,
     jobq_why => inspect::why,
     jobq_stats => inspect::stats,

@@ -2,6 +2,7 @@
 
 use super::claim::queue_names;
 use super::{label, options, required, within};
+use crate::background::executor::TIMER_MAX_MS;
 use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::pg;
@@ -9,17 +10,19 @@ use crate::pg::call::{Answer, Call, Outcome};
 use crate::pg::datum::Text;
 use crate::pg::spi::{Param, Session};
 use crate::pg::switch::as_owner;
-use crate::rules::limits::{AHEAD_MAX_MS, ERROR_BYTES, TIMEOUT_MAX_MS};
+use crate::rules::limits::{AHEAD_MAX_MS, ERROR_BYTES};
 use crate::rules::names;
-use crate::rules::pool::Restart;
-use crate::settings;
+use crate::rules::pool::{Reason, Restart};
 use crate::store::pools::{self, Options, RoleFacts};
+use crate::{settings, store};
 use pgrx::pg_sys;
 use uuid::Uuid;
 
 const SIZE_MAX: i32 = 256;
 const START_SECONDS_MAX: i32 = 3_600;
 const START_RETRIES_MAX: i32 = 1_000;
+/// A worker that leaves sooner does nothing but start.
+const RUNTIME_MIN_MS: i64 = 1_000;
 const STOP_WAIT_MAX_MS: i64 = 24 * 60 * 60 * 1_000;
 /// A worker with nothing to do has several megabytes.
 const MEMORY_MIN: i64 = 16 * 1024 * 1024;
@@ -117,6 +120,10 @@ fn given<'t>(call: &Call, queue: Option<Text>, restart: Option<&'t Text>, rest: 
     }
     let span = |n: usize, argument, max| call.interval(at(n)).map(|span| span.millis(argument, 0, max)).transpose();
     let bytes = |bytes: i64| if bytes == 0 { Ok(0) } else { within(bytes, "max_memory_bytes", MEMORY_MIN, MEMORY_MAX) };
+    let max_runtime = span(5, "max_runtime", AHEAD_MAX_MS)?;
+    if max_runtime.is_some_and(|ms| ms > 0 && ms < RUNTIME_MIN_MS) {
+        return Err(Error::invalid("max_runtime", "be at least 1 s, or 0 for none"));
+    }
     Ok(Options {
         queue,
         size: call.int(2).map(size).transpose()?,
@@ -129,10 +136,15 @@ fn given<'t>(call: &Call, queue: Option<Text>, restart: Option<&'t Text>, rest: 
             .map(|n| i64::from(n).saturating_mul(1_000)),
         start_retries: call.int(at(3)).map(|n| within(n, "start_retries", 0, START_RETRIES_MAX)).transpose()?,
         stop_wait_ms: span(4, "stop_wait", STOP_WAIT_MAX_MS)?,
-        max_runtime_ms: span(5, "max_runtime", AHEAD_MAX_MS)?,
+        max_runtime_ms: max_runtime,
         max_memory_bytes: call.bigint(at(6)).map(bytes).transpose()?,
-        job_timeout_ms: span(7, "job_timeout", TIMEOUT_MAX_MS)?,
+        job_timeout_ms: span(7, "job_timeout", TIMER_MAX_MS)?,
     })
+}
+
+/// 42704 for a queue that is not there.
+fn check_queues(session: &Session, queues: Option<Text>) -> Result<(), Error> {
+    queue_names(queues.as_ref())?.iter().try_for_each(|name| store::queues::by_name(session, name).map(|_| ()))
 }
 
 fn size(n: i32) -> Result<i32, Error> {
@@ -152,6 +164,7 @@ pub fn create_pool(call: &Call) -> Outcome {
     }
     as_owner(|session| {
         check_role(&pools::handler_facts(session, pg_sys::InvalidOid, run_as, caller)?.role)?;
+        check_queues(session, options.queue)?;
         if pools::create_pool(session, &name, run_as, caller, &options, Timestamp::now())? {
             return Ok(());
         }
@@ -180,7 +193,10 @@ pub fn alter_pool(call: &Call) -> Outcome {
     let name = name_of(call)?;
     let restart = call.text(4);
     let options = given(call, call.text(1), restart.as_ref(), 3)?;
-    change(&name, |session, id, _| pools::alter_pool(session, id, &options))
+    change(&name, |session, id, _| {
+        check_queues(session, options.queue)?;
+        pools::alter_pool(session, id, &options)
+    })
 }
 
 /// `jobq.resize_pool(name, size)`
@@ -220,7 +236,7 @@ pub fn pool_workers(call: &Call) -> Outcome {
         let time = |micros: i64| if micros == 0 { Param::NULL } else { Timestamp(micros).into() };
         let is_there = seat.pid != 0;
         let since = now.saturating_sub(monotonic.saturating_sub(seat.worker.since));
-        let reason = seat.worker.reason.words();
+        let reason = if seat.in_trouble { Reason::InTrouble } else { seat.worker.reason }.words();
         sink.put(&[
             seat.pool.into(),
             seat.number.into(),

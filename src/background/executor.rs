@@ -15,10 +15,11 @@ use crate::pg::pools::{self, Orders};
 use crate::pg::spi::Param;
 use crate::pg::switch::as_owner;
 use crate::pg::{leases, notes, process, server, waiting, xact};
-use crate::rules::limits::ERROR_BYTES;
+use crate::rules::limits::{DAY_MS, ERROR_BYTES};
 use crate::store::pools::{Claimed, Errand};
 use crate::{settings, store};
 use pgrx::pg_sys;
+use std::ffi::c_int;
 use uuid::Uuid;
 
 /// The longest sleep: after it the worker looks by itself.
@@ -32,6 +33,8 @@ const TROUBLE_MS: i64 = 1_000;
 const TROUBLE_MAX_MS: i64 = 60_000;
 /// How often the end of a job is tried to be told.
 const TELL_TRIES: i64 = 3;
+/// The longest timeout of a server process.
+pub const TIMER_MAX_MS: i64 = 24 * DAY_MS;
 const MEMORY_LOOK_MICROS: i64 = 1_000_000;
 
 /// Entry point of the process.
@@ -50,6 +53,7 @@ pub extern "C-unwind" fn jobq_pool_worker_main(argument: pg_sys::Datum) {
         errand: Errand { pool: String::new(), queues: String::new(), kinds: Vec::new() },
         has_looked: false,
         installation: 0,
+        has_run: false,
         started_at: now,
         memory_bytes: 0,
         memory_at: 0,
@@ -89,6 +93,7 @@ struct Worker {
     has_looked: bool,
     /// The job table's oid.
     installation: u32,
+    has_run: bool,
     started_at: i64,
     memory_bytes: i64,
     memory_at: i64,
@@ -132,13 +137,14 @@ impl Worker {
     fn is_to_leave(&mut self, orders: &Orders) -> bool {
         let now = server::monotonic_micros();
         let age_ms = now.saturating_sub(self.started_at) / 1_000;
-        if orders.max_memory_bytes > 0 || now.saturating_sub(self.memory_at) >= MEMORY_LOOK_MICROS {
+        if (orders.max_memory_bytes > 0 && self.has_run) || now.saturating_sub(self.memory_at) >= MEMORY_LOOK_MICROS {
             self.memory_bytes = handler::memory_bytes();
             self.memory_at = now;
         }
         orders.stop
             || (orders.max_runtime_ms > 0 && age_ms >= orders.max_runtime_ms)
-            || (orders.max_memory_bytes > 0 && self.memory_bytes > orders.max_memory_bytes)
+            // One that has too much before its first job would never do one.
+            || (orders.max_memory_bytes > 0 && self.has_run && self.memory_bytes > orders.max_memory_bytes)
     }
 
     // ---- looking for a job
@@ -153,11 +159,12 @@ impl Worker {
             Ended::Committed(None) => Err(Leave::ByPlan),
             Ended::Committed(Some(Looked::Claimed(job))) => {
                 waiting::leave();
-                (self.has_looked, self.nap_ms, self.trouble_ms) = (true, NAP_MS, 0);
+                self.is_well();
+                self.nap_ms = NAP_MS;
                 Ok(Some(job))
             }
             Ended::Committed(Some(Looked::Nothing { in_line })) => {
-                (self.has_looked, self.trouble_ms) = (true, 0);
+                self.is_well();
                 self.sleep(in_line);
                 Ok(None)
             }
@@ -234,7 +241,15 @@ impl Worker {
         }
     }
 
+    fn is_well(&mut self) {
+        self.has_looked = true;
+        if std::mem::take(&mut self.trouble_ms) > 0 {
+            pools::with_mine(|seat| seat.in_trouble = false);
+        }
+    }
+
     fn rest_in_trouble(&mut self, failure: &Failure) {
+        pools::with_mine(|seat| seat.in_trouble = true);
         self.trouble_ms = self.trouble_ms.saturating_mul(2).clamp(TROUBLE_MS, TROUBLE_MAX_MS);
         pgrx::log!("jobq pool worker {}: {}; next try in {} s", self.name(), failure.message, self.trouble_ms / 1_000);
         let until = server::monotonic_micros().saturating_add(self.trouble_ms.saturating_mul(1_000));
@@ -256,6 +271,10 @@ impl Worker {
             seat.job_started_at = server::wall_clock_micros();
             seat.memory_bytes = self.memory_bytes;
         });
+        // After the one that was registered when the session bound its first job: the last one is the first to run.
+        if !std::mem::replace(&mut self.has_run, true) {
+            process::at_exit(put_back);
+        }
         let mut called = false;
         let outcome = handler::transaction(&format!("jobq: {} {}", job.kind, job.id), || {
             handler::remove_leftovers();
@@ -269,24 +288,20 @@ impl Worker {
             with_snapshot(complete).map_err(|refusal| Failure::from(&refusal))?;
             Ok(self.claim_next())
         });
-        let next = match outcome {
-            Ended::Committed(next) => {
-                pools::with_mine(|seat| {
-                    seat.completed = seat.completed.saturating_add(1);
-                    seat.job = 0;
-                });
-                next
-            }
+        let (next, has_failed) = match outcome {
+            Ended::Committed(next) => (next, Some(false)),
             Ended::Aborted(failure) => {
                 let end = self.judge(job, &failure);
-                let next = self.tell(job, &end, true);
-                pools::with_mine(|seat| {
-                    seat.failed = seat.failed.saturating_add(i64::from(matches!(end, End::Failed { .. })));
-                    seat.job = 0;
-                });
-                next
+                (self.tell(job, &end, true), matches!(end, End::Failed { .. }).then_some(true))
             }
         };
+        pools::with_mine(|seat| {
+            seat.completed = seat.completed.saturating_add(i64::from(has_failed == Some(false)));
+            seat.failed = seat.failed.saturating_add(i64::from(has_failed == Some(true)));
+            (seat.job, seat.lease) = next.as_ref().map_or((0, 0), |next| (next.id.as_u128(), next.lease));
+            seat.job_started_at = 0;
+            seat.memory_bytes = self.memory_bytes;
+        });
         if !called || handler::forget_session(self.role) {
             return Ok(next);
         }
@@ -318,7 +333,9 @@ impl Worker {
         if orders.release || orders.cancelled == job.lease {
             return Err(Failure { sqlstate: *QUERY_CANCELED, ..Failure::default() });
         }
+        // A deadline that is further away than a timer reaches is the maintainer's.
         let left_ms = job.deadline_at.map(|deadline| deadline.ms_since(Timestamp::now()).max(1));
+        let left_ms = left_ms.filter(|ms| *ms <= TIMER_MAX_MS);
         let limit_ms = Some(orders.job_timeout_ms).filter(|ms| *ms > 0);
         Ok(left_ms.into_iter().chain(limit_ms).min().unwrap_or(0))
     }
@@ -329,7 +346,9 @@ impl Worker {
         if self.is_to_leave(&orders) {
             return None;
         }
-        handler::apart(|| with_snapshot(|| self.claim())).ok()?
+        let claimed = handler::apart(|| with_snapshot(|| self.claim()));
+        handler::hold_cancels();
+        claimed.ok()?
     }
 
     /// What an ERROR of its handler means for a job.
@@ -376,6 +395,20 @@ impl Worker {
             }
         }
         None
+    }
+}
+
+/// A worker that is ended by its supervisor, or with the whole server, gives the attempt at its job back. One that was terminated
+/// by somebody else has crashed: it may have been its job.
+extern "C-unwind" fn put_back(_: c_int, _: pg_sys::Datum) {
+    let Some(seat) = pools::with_mine(|seat| *seat).filter(|seat| seat.job != 0) else { return };
+    if seat.orders.stop || server::is_stopping() {
+        let (id, lease) = (Uuid::from_u128(seat.job), seat.lease);
+        handler::last_transaction(|| {
+            // Nobody can end this process while it waits for a lock.
+            let is_free = as_owner(|session| Ok(!store::maintenance::released(session, &[id], &[lease])?.is_empty()))?;
+            if is_free { release_job(id, lease, None).map(|_| ()) } else { Ok(()) }
+        });
     }
 }
 

@@ -5,7 +5,8 @@ use super::pools::Pools;
 use super::pools::keep_leases;
 use super::proposals::Proposals;
 use super::releases::Releases;
-use super::{KNOWN_SCHEMAS, rescue, retention, tombstones};
+use super::schedules::Schedules;
+use super::{KNOWN_SCHEMAS, rescue, retention, schedules, tombstones};
 use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::pg::process::{self, Database, bare_transaction, transaction};
@@ -134,6 +135,7 @@ fn serve(database: pg_sys::Oid) -> Result<(), String> {
     let mut releases = Releases::default();
     let mut doorbell = Doorbell::default();
     let mut pools = Pools::default();
+    let mut schedules = Schedules::default();
     let mut error_pause_ms = 0;
     let mut clock = Clock { offset: shmem::clock_offset(), served: false };
     loop {
@@ -143,6 +145,7 @@ fn serve(database: pg_sys::Oid) -> Result<(), String> {
                 // Before the rescue: nobody else sends heartbeats for their jobs.
                 keep_leases();
                 releases.keep_up()?;
+                schedules.keep_up(slot)?;
                 duties.iter_mut().try_for_each(Duty::run_if_due)?;
                 proposals.keep_up(slot)?;
                 pools.keep_up(slot)?;
@@ -150,6 +153,7 @@ fn serve(database: pg_sys::Oid) -> Result<(), String> {
             }
             Look::Wait => {
                 releases.rest();
+                schedules.rest(slot);
                 // What is being restored is marked by nobody.
                 blocks::mark_all();
                 counts::ask();
@@ -169,9 +173,8 @@ fn serve(database: pg_sys::Oid) -> Result<(), String> {
             Ok(true) => {
                 ticked(slot);
                 error_pause_ms = 0;
-                proposals.wait(slot, settings::tick_interval_ms().min(LOOK_MS), || {
-                    releases.due_in().min(doorbell.due_in()).min(pools.due_in(slot))
-                });
+                let other = || releases.due_in().min(doorbell.due_in()).min(schedules.due_in(slot)).min(pools.due_in(slot));
+                proposals.wait(slot, settings::tick_interval_ms().min(LOOK_MS), other);
             }
             // A restore has begun while we were at it: the next look waits.
             Err(_) if matches!(transaction(c"look", super::is_original), Ok(false)) => process::wait(LOOK_MS),
@@ -253,6 +256,7 @@ fn look(database: pg_sys::Oid, extension: pg_sys::Oid) -> Result<Look, String> {
 pub fn run_once(session: &Session) -> Result<usize, Error> {
     let rescued = rescue::run(session, None, true, PASS_DEFAULT)?;
     let late = tombstones::run(session)?;
+    schedules::run_once(session)?;
     // A transaction that goes on might be reading the history, and would keep the lock on it.
     if !server::in_transaction_block() {
         retention::empty_partitions(session)?;

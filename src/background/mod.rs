@@ -12,6 +12,7 @@ pub mod proposals;
 pub mod releases;
 pub mod rescue;
 pub mod retention;
+pub mod schedules;
 pub mod tombstones;
 
 use crate::error::Error;

@@ -3,7 +3,7 @@
 
 use crate::clock::Timestamp;
 use crate::dispatch::leases::JobKey;
-use crate::pg::pools::{self, Orders, Seat};
+use crate::pg::pools::{self, Seat};
 use crate::pg::process::{self, Asked, transaction};
 use crate::pg::shmem::{self, Maintainer};
 use crate::pg::{leases, server};
@@ -16,10 +16,6 @@ use uuid::Uuid;
 
 /// Without news the pools are looked at this often: somebody may have changed the tables by hand, or a role.
 const LOOK_MICROS: i64 = 1_000_000;
-/// What goes on in a pool that no longer exists.
-const LEFT_OVER: Policy =
-    Policy { restart: Restart::Never, start_micros: 1_000_000, start_retries: 0, stop_wait_micros: 10_000_000 };
-
 #[derive(Default)]
 pub struct Pools {
     /// The processes this maintainer has asked for, by place and ticket.
@@ -29,6 +25,7 @@ pub struct Pools {
     /// By the clock that nobody sets.
     look_at: i64,
     has_complained: bool,
+    lacks_seats: bool,
 }
 
 fn ours() -> Vec<(usize, Seat)> {
@@ -71,6 +68,7 @@ impl Pools {
     fn supervise(&mut self, wanted: &[Pool]) {
         let now = server::monotonic_micros();
         let mut due_at = now.saturating_add(LOOK_MICROS);
+        self.lacks_seats = false;
         self.seat_all(wanted);
         for (place, seat) in ours() {
             let pool = wanted.iter().find(|pool| pool.id == seat.pool);
@@ -82,7 +80,10 @@ impl Pools {
                 starts: pool.map_or(0, |pool| pool.starts),
                 restarts: pool.map_or(0, |pool| pool.restarts),
             };
-            let policy = pool.map_or(LEFT_OVER, |pool| pool.policy);
+            // One of a pool that is gone, or not to run, stops as it would have stopped.
+            let left_over =
+                Policy { restart: Restart::Never, start_micros: 0, start_retries: 0, stop_wait_micros: seat.stop_wait_micros };
+            let policy = pool.map_or(left_over, |pool| pool.policy);
             let mut worker = seat.worker;
             let act = worker.step(&seen, &policy);
             if act == Act::Start {
@@ -93,9 +94,11 @@ impl Pools {
                 self.apply(place, &seat, worker, act, &seen, pool);
             }
             let after = pools::with(|seats| seats.get(place).map(|seat| seat.worker)).flatten();
-            due_at = after.and_then(|worker| worker.due_at(&policy)).map_or(due_at, |at| due_at.min(at));
+            let at = after.and_then(|worker| worker.due_at(&policy)).filter(|at| *at > now);
+            due_at = at.map_or(due_at, |at| due_at.min(at));
         }
-        self.has_complained &= ours().iter().any(|(_, seat)| matches!(seat.worker.state, State::Backoff | State::Fatal));
+        self.has_complained &=
+            self.lacks_seats || ours().iter().any(|(_, seat)| matches!(seat.worker.state, State::Backoff | State::Fatal));
         self.asked.retain(|_, asked| !asked.has_ended());
         self.look_at = due_at.max(now.saturating_add(1_000));
     }
@@ -115,6 +118,7 @@ impl Pools {
                     true
                 });
                 if seated == Some(false) {
+                    self.lacks_seats = true;
                     self.complain(&pool.name, Reason::NoSeat);
                 }
             }
@@ -163,7 +167,7 @@ impl Pools {
                 if worker.state != State::Starting {
                     seat.is_gone();
                 }
-                give_limits(&mut seat.orders, pool);
+                give_limits(seat, pool);
             }
         });
     }
@@ -179,11 +183,14 @@ impl Pools {
                 return;
             };
             seat.worker = worker;
-            if let Process::Ended { .. } = seen.process {
+            // One that comes too late is not let in.
+            let is_given_up =
+                seen.process == Process::Coming && matches!(worker.state, State::Backoff | State::Fatal | State::Stopped);
+            if is_given_up || matches!(seen.process, Process::Ended { .. }) {
                 seat.is_gone();
             }
             if let Some(pool) = pool {
-                give_limits(&mut seat.orders, pool);
+                give_limits(seat, pool);
             }
             match act {
                 Act::Stop => {
@@ -235,7 +242,9 @@ impl Pools {
     }
 }
 
-fn give_limits(orders: &mut Orders, pool: &Pool) {
+fn give_limits(seat: &mut Seat, pool: &Pool) {
+    seat.stop_wait_micros = pool.policy.stop_wait_micros;
+    let orders = &mut seat.orders;
     orders.max_runtime_ms = pool.max_runtime_ms;
     orders.max_memory_bytes = pool.max_memory_bytes;
     orders.job_timeout_ms = pool.job_timeout_ms;

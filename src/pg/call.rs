@@ -132,11 +132,20 @@ impl Call {
     /// Where a set-returning function puts its rows. All of them are kept before the first is read: a claim is never half done
     /// because the caller stopped fetching.
     pub fn rows(&self) -> RowSink {
+        self.sink(0)
+    }
+
+    /// The same for a function that returns a set of plain values.
+    pub fn values(&self) -> RowSink {
+        self.sink(pg_sys::MAT_SRF_USE_EXPECTED_DESC)
+    }
+
+    fn sink(&self, flags: u32) -> RowSink {
         if self.rows.get().is_null() {
             // SAFETY: fcinfo is valid; InitMaterializedSRF raises an ERROR itself when the context cannot take a set. It stores the
             // tuplestore and the descriptor, both in the per-query context, in the ReturnSetInfo that resultinfo points to.
             unsafe {
-                pg_sys::InitMaterializedSRF(self.fcinfo, 0);
+                pg_sys::InitMaterializedSRF(self.fcinfo, flags);
                 self.rows.set((*self.fcinfo).resultinfo.cast());
             }
         }

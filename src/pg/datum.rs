@@ -49,6 +49,13 @@ impl Text {
         }
     }
 
+    /// A copy of ASCII text in the current memory context.
+    pub fn of(ascii: &str) -> Text {
+        let len = c_int::try_from(ascii.len()).unwrap_or(c_int::MAX);
+        // SAFETY: pointer and length describe one slice, which is copied.
+        Text { varlena: unsafe { pg_sys::cstring_to_text_with_len(ascii.as_ptr().cast(), len) }.cast() }
+    }
+
     /// As UTF-8, for values that must be ASCII anyway.
     pub fn utf8(&self, argument: &'static str) -> Result<&str, Error> {
         std::str::from_utf8(self.bytes()).map_err(|_| Error::BadEncoding { argument })

@@ -5,6 +5,7 @@
 
 use super::call::{Raised, unpack_sqlstate};
 use super::datum::Jsonb;
+use super::process;
 use crate::error::Error;
 use cee_scape::{SigJmpBufFields, call_with_sigsetjmp};
 use pgrx::pg_sys;
@@ -174,7 +175,11 @@ pub fn call(function: &Function, job: &Parcel, timeout_ms: i64) -> Result<Option
             if outcome.is_ok() && !function.is_procedure { before } else { pg_sys::TopTransactionContext };
         outcome
     };
-    outcome.map(|()| answer.jsonb())
+    outcome?;
+    if answer.is_another {
+        return Err(Failure::from(&Error::internal("the handler's name stands for another procedure")));
+    }
+    Ok(answer.jsonb())
 }
 
 /// Nobody cancels what jobq itself does for a job: a request that comes late waits for the next call, which forgets it.
@@ -273,13 +278,13 @@ unsafe fn call_procedure(function: &Function, job: &Parcel, answer: &mut Catcher
             lappend(std::ptr::null_mut(), makeString(get_namespace_name(get_func_namespace(function.oid))).cast()),
             makeString(get_func_name(function.oid)).cast(),
         );
-        let parameter: *mut pg_sys::ParamRef = node(pg_sys::NodeTag::T_ParamRef);
-        (*parameter).number = 1;
-        let mut arguments = lappend(std::ptr::null_mut(), parameter.cast());
-        if function.arguments > 1 {
-            let null: *mut pg_sys::A_Const = node(pg_sys::NodeTag::T_A_Const);
-            (*null).isnull = true;
-            arguments = lappend(arguments, null.cast());
+        let types = [job.kind, pg_sys::JSONBOID];
+        let count = function.arguments.clamp(1, 2);
+        let mut arguments = std::ptr::null_mut();
+        for number in 1..=count {
+            let parameter: *mut pg_sys::ParamRef = node(pg_sys::NodeTag::T_ParamRef);
+            (*parameter).number = number;
+            arguments = lappend(arguments, parameter.cast());
         }
         let called: *mut pg_sys::FuncCall = node(pg_sys::NodeTag::T_FuncCall);
         (*called).funcname = name;
@@ -289,13 +294,26 @@ unsafe fn call_procedure(function: &Function, job: &Parcel, answer: &mut Catcher
         (*statement).funccall = called;
         let raw: *mut pg_sys::RawStmt = node(pg_sys::NodeTag::T_RawStmt);
         (*raw).stmt = statement.cast();
-        let queries = pg_analyze_and_rewrite_fixedparams(raw, text, &job.kind, 1, std::ptr::null_mut());
+        let queries = pg_analyze_and_rewrite_fixedparams(raw, text, types.as_ptr(), count, std::ptr::null_mut());
+        let query: *mut pg_sys::Query = (*(*queries).elements).ptr_value.cast();
+        let chosen: *mut pg_sys::CallStmt = (*query).utilityStmt.cast();
+        // A name and its argument types are one procedure; should it be another all the same, none is called.
+        if (*(*chosen).funcexpr).funcid != function.oid {
+            answer.is_another = true;
+            PopActiveSnapshot();
+            return;
+        }
         let plans = pg_plan_queries(queries, text, 0, std::ptr::null_mut());
         PopActiveSnapshot();
 
-        let parameters = makeParamList(1);
-        *(*parameters).params.as_mut_ptr() =
-            pg_sys::ParamExternData { value: job.datum, isnull: false, pflags: pg_sys::PARAM_FLAG_CONST as _, ptype: job.kind };
+        let parameters = makeParamList(count);
+        let values = (*parameters).params.as_mut_ptr();
+        let pflags = pg_sys::PARAM_FLAG_CONST as _;
+        *values = pg_sys::ParamExternData { value: job.datum, isnull: false, pflags, ptype: job.kind };
+        if count == 2 {
+            *values.add(1) =
+                pg_sys::ParamExternData { value: pg_sys::Datum::from(0), isnull: true, pflags, ptype: pg_sys::JSONBOID };
+        }
         let portal = CreateNewPortal();
         (*portal).visible = false;
         PortalDefineQuery(portal, std::ptr::null(), text, pg_sys::CommandTag::CMDTAG_CALL, plans, std::ptr::null_mut());
@@ -326,6 +344,7 @@ struct Catcher {
     receiver: pg_sys::DestReceiver,
     memory: pg_sys::MemoryContext,
     caught: Option<pg_sys::Datum>,
+    is_another: bool,
 }
 
 impl Catcher {
@@ -337,7 +356,7 @@ impl Catcher {
             rDestroy: Some(shut_down),
             mydest: pg_sys::CommandDest::DestNone,
         };
-        Catcher { receiver, memory, caught: None }
+        Catcher { receiver, memory, caught: None, is_another: false }
     }
 
     /// # Safety
@@ -415,6 +434,17 @@ pub fn transaction<T>(activity: &str, body: impl FnOnce() -> Result<T, Failure>)
     }
 }
 
+/// A transaction while the process ends, after whatever was open; as catalog/namespace.c removes temporary tables. It does not wait
+/// for a synchronous standby: nothing could end that.
+pub fn last_transaction(body: impl FnOnce() -> Result<(), Error>) {
+    // SAFETY: called from before_shmem_exit; an ERROR there is FATAL and goes on with the next callback.
+    unsafe {
+        pg_sys::AbortOutOfAnyTransaction();
+        process::set(c"synchronous_commit", c"local", pg_sys::GucSource::PGC_S_SESSION);
+    }
+    transaction("jobq: puts its job back", || with_snapshot(body).map_err(|refusal| Failure::from(&refusal)));
+}
+
 /// Runs what jobq itself does in such a transaction, with a snapshot.
 pub fn with_snapshot<T>(body: impl FnOnce() -> T) -> T {
     // SAFETY: in a transaction; an ERROR pops the snapshot with it.
@@ -442,7 +472,6 @@ pub fn apart<T>(body: impl FnOnce() -> Result<T, Error>) -> Result<T, Failure> {
             pg_sys::RollbackAndReleaseCurrentSubTransaction();
         }
         (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner) = (memory, owner);
-        hold_cancels();
         outcome
     }
 }

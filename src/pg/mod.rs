@@ -4,6 +4,7 @@ pub mod blocks;
 pub mod call;
 pub mod counts;
 pub mod datum;
+pub mod define;
 pub mod doorbell;
 pub mod grant;
 pub mod handler;

@@ -26,6 +26,7 @@ pub struct Seat {
     /// 0: none, or it has not come yet.
     pub pid: i32,
     latch: *mut pg_sys::Latch,
+    pub stop_wait_micros: i64,
     /// It has come and gone since it was asked for.
     pub has_ended: bool,
     pub by_plan: bool,
@@ -39,6 +40,8 @@ pub struct Seat {
     pub completed: i64,
     pub failed: i64,
     pub memory_bytes: i64,
+    /// It has met an error that was no job's, and tries again.
+    pub in_trouble: bool,
     /// The maintainer's wishes.
     pub orders: Orders,
 }
@@ -68,6 +71,7 @@ impl Seat {
         ticket: 0,
         pid: 0,
         latch: std::ptr::null_mut(),
+        stop_wait_micros: 0,
         has_ended: true,
         by_plan: false,
         started_at: 0,
@@ -78,6 +82,7 @@ impl Seat {
         completed: 0,
         failed: 0,
         memory_bytes: 0,
+        in_trouble: false,
         orders: Orders { stop: false, release: false, cancelled: 0, max_runtime_ms: 0, max_memory_bytes: 0, job_timeout_ms: 0 },
     };
 
@@ -95,14 +100,14 @@ impl Seat {
     pub fn expect(&mut self) {
         self.ticket = self.ticket.wrapping_add(1);
         (self.pid, self.latch) = (0, std::ptr::null_mut());
-        (self.has_ended, self.by_plan, self.started_at) = (false, false, 0);
+        (self.has_ended, self.by_plan, self.started_at, self.in_trouble) = (false, false, 0, false);
         (self.job, self.lease, self.job_started_at, self.memory_bytes) = (0, 0, 0, 0);
         (self.orders.stop, self.orders.release, self.orders.cancelled) = (false, false, 0);
     }
 
     /// No process is there, and none is coming.
     pub fn is_gone(&mut self) {
-        (self.pid, self.latch, self.has_ended) = (0, std::ptr::null_mut(), true);
+        (self.pid, self.latch, self.has_ended, self.in_trouble) = (0, std::ptr::null_mut(), true, false);
         (self.job, self.lease, self.job_started_at, self.memory_bytes) = (0, 0, 0, 0);
     }
 
@@ -189,7 +194,9 @@ pub fn take(place: usize, ticket: u32) -> Option<Seat> {
     // SAFETY: a variable of this process that points to its latch in shared memory.
     let latch = unsafe { pg_sys::MyLatch };
     let taken = with(|seats| {
-        let seat = seats.get_mut(place).filter(|seat| seat.ticket == ticket && seat.database != 0 && !seat.has_ended)?;
+        let seat = seats
+            .get_mut(place)
+            .filter(|seat| seat.ticket == ticket && seat.database != 0 && seat.pid == 0 && !seat.has_ended)?;
         (seat.pid, seat.latch, seat.started_at) = (server::backend_pid(), latch, server::wall_clock_micros());
         Some(*seat)
     })??;

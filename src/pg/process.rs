@@ -157,7 +157,7 @@ fn use_our_own_settings() {
     settings.into_iter().for_each(|(name, value)| set(name, value, pg_sys::GucSource::PGC_S_OVERRIDE));
 }
 
-fn set(name: &CStr, value: &CStr, source: pg_sys::GucSource::Type) {
+pub(super) fn set(name: &CStr, value: &CStr, source: pg_sys::GucSource::Type) {
     // SAFETY: zero-terminated strings.
     unsafe { pg_sys::SetConfigOption(name.as_ptr(), value.as_ptr(), pg_sys::GucContext::PGC_SUSET, source) }
 }

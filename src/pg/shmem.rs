@@ -22,6 +22,8 @@ pub struct Maintainer {
     pub sweeps_wanted: AtomicU32,
     /// Counts what may be news to the supervisor of the pools.
     pub pool_news: AtomicU32,
+    /// Counts transactions that changed schedules.
+    pub schedules_changed: AtomicU32,
     /// The latch it sleeps on; null: none.
     latch: AtomicPtr<pg_sys::Latch>,
 }
@@ -300,6 +302,14 @@ pub(super) fn look_at_pools(database: u32) {
         slot.pool_news.fetch_add(1, SeqCst);
     }
     wake_maintainer(database);
+}
+
+/// The schedules of this database have changed. Neither allocates nor raises.
+pub(super) fn tell_of_schedules() {
+    if let Some(slot) = maintainer(server::database_oid()) {
+        slot.schedules_changed.fetch_add(1, SeqCst);
+        wake_maintainer(slot.database.load(SeqCst));
+    }
 }
 
 /// Neither allocates nor raises.

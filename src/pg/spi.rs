@@ -269,6 +269,11 @@ pub(super) fn connected<T>(body: impl FnOnce(&Session) -> Result<T, Error>) -> R
     outcome
 }
 
+/// Runs `body` with the rights of the caller, connected to SPI.
+pub fn as_caller<T>(body: impl FnOnce(&Session) -> Result<T, Error>) -> Result<T, Error> {
+    connected(body)
+}
+
 /// Connects to SPI for the time of `body`, which may commit. Only in a procedure that was not called inside a transaction block.
 pub fn non_atomic<T>(body: impl FnOnce(&mut Session) -> Result<T, Error>) -> Result<T, Error> {
     // SAFETY: as for `connected`.

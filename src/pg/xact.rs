@@ -17,6 +17,8 @@ struct Transaction {
     claim_end: Cell<u64>,
     /// Tell the launcher at commit that the extension was installed.
     announce: Cell<bool>,
+    /// Tell the maintainer at commit that the schedules are others.
+    reschedule: Cell<bool>,
     /// Tell the supervisor of the pools at commit that they were changed.
     pools_changed: Cell<bool>,
     /// And their workers that handlers were.
@@ -29,6 +31,7 @@ unsafe impl Sync for Transaction {}
 static OPEN: Transaction = Transaction {
     claim_end: Cell::new(0),
     announce: Cell::new(false),
+    reschedule: Cell::new(false),
     pools_changed: Cell::new(false),
     handlers_changed: Cell::new(false),
 };
@@ -78,6 +81,11 @@ fn has_triggers() -> bool {
 /// Tells the launcher, once this transaction has committed, to look at the databases again.
 pub fn announce_at_commit() {
     OPEN.announce.set(true);
+}
+
+/// Has the maintainer look, once this transaction has committed, when the next schedule is due.
+pub fn reschedule_at_commit() {
+    OPEN.reschedule.set(true);
 }
 
 /// After a claim that must not be lost: a handler may crash the server, and that has to be counted.
@@ -131,6 +139,9 @@ unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _: *mut c_voi
             if OPEN.announce.replace(false) {
                 shmem::ask_for_a_look_at_databases();
             }
+            if OPEN.reschedule.replace(false) {
+                shmem::tell_of_schedules();
+            }
             if OPEN.handlers_changed.replace(false) {
                 shmem::count_handlers();
                 pools::wake_all();
@@ -163,6 +174,7 @@ unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _: *mut c_voi
 
 fn forget_news() {
     OPEN.announce.set(false);
+    OPEN.reschedule.set(false);
     OPEN.pools_changed.set(false);
     OPEN.handlers_changed.set(false);
 }

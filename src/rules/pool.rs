@@ -78,6 +78,8 @@ pub enum Reason {
     NoConnect,
     /// jobq keeps no more workers than this.
     NoSeat,
+    /// It runs, but cannot look for jobs.
+    InTrouble,
 }
 
 impl Reason {
@@ -94,6 +96,7 @@ impl Reason {
             Reason::NotMember => "who created the pool is no member of its role any more",
             Reason::NoConnect => "its role may not connect to this database",
             Reason::NoSeat => "all places for pool workers are taken",
+            Reason::InTrouble => "it cannot look for jobs; the server's log says why",
         }
     }
 
@@ -297,10 +300,10 @@ impl Worker {
         self.since = now;
     }
 
-    /// When the next look is due without news; None: never.
+    /// When the next look is due without news; None, or a time that is over: there will be news.
     pub fn due_at(&self, policy: &Policy) -> Option<i64> {
         match self.state {
-            State::Starting => Some(self.since.saturating_add(policy.start_micros.min(NO_SHOW_MICROS))),
+            State::Starting => Some(self.since.saturating_add(policy.start_micros)),
             State::Backoff | State::Stopping => Some(self.until),
             State::Running | State::Stopped | State::Fatal => None,
         }

@@ -132,8 +132,9 @@ pub fn lock_pool(session: &Session, name: &str, server_started_at: Timestamp) ->
 
 /// False when nothing differs.
 pub fn alter_pool(session: &Session, id: i32, options: &Options<'_>) -> Result<bool, Error> {
-    statement!(ALTER, "alter_pool", [Int, Text, Int, Bool, Text, BigInt, Int, BigInt, BigInt, BigInt, BigInt]);
-    let params: Vec<Param> = [Param::from(id)].into_iter().chain(options.params()).collect();
+    statement!(ALTER, "alter_pool", [Int, Text, Int, Bool, Text, BigInt, Int, BigInt, BigInt, BigInt, BigInt, Timestamp]);
+    let started_at = Param::from(crate::pg::server::started_at());
+    let params: Vec<Param> = [Param::from(id)].into_iter().chain(options.params()).chain([started_at]).collect();
     Ok(session.run(&ALTER, &params)?.count() == 1)
 }
 

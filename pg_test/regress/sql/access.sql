@@ -19,7 +19,7 @@ SELECT jobq.grant_access('regress_jobq_producer', 'producer'), jobq.grant_access
 CREATE TABLE t.meant (access text, function text);
 INSERT INTO t.meant SELECT 'producer', f FROM unnest('{enqueue,enqueue_many,enqueue_jobs,cancel,reschedule}'::text[]) AS f;
 INSERT INTO t.meant SELECT 'worker', f FROM unnest('{claim,claim_wait,complete_and_claim,complete,complete_many,fail,release,heartbeat,heartbeat_many,rescue_zombies}'::text[]) AS f;
-INSERT INTO t.meant SELECT 'reader', f FROM unnest('{job,why,stats,diagnose,_workers,_seen_at,_lease_expires_at,_progress}'::text[]) AS f;
+INSERT INTO t.meant SELECT 'reader', f FROM unnest('{job,why,stats,diagnose,preview,_workers,_seen_at,_lease_expires_at,_progress}'::text[]) AS f;
 INSERT INTO t.meant SELECT access, 'version' FROM unnest('{producer,worker,reader}'::text[]) AS access;
 INSERT INTO t.meant SELECT 'admin', p.proname FROM pg_proc AS p WHERE p.pronamespace = 'jobq'::regnamespace AND (p.proname !~ '^_' OR p.proname IN ('_workers', '_seen_at', '_lease_expires_at', '_progress'));
 -- What really happens: each function is called with a NULL for every argument, by each role; anything but 42501 got past the door.
