@@ -19,7 +19,7 @@ def identity(server: Cluster, report: Report) -> None:
                    "EXECUTE 'COPY effect TO PROGRAM ''true'''": "42501", "EXECUTE 'COPY effect FROM ''/etc/passwd'''": "42501",
                    "PERFORM pg_read_file('postgresql.conf')": "42501", "PERFORM lo_import('/etc/passwd')": "42501",
                    "EXECUTE 'ALTER ROLE identity SUPERUSER'": "42501", "EXECUTE 'SET jobq.allow_superuser_handlers = on'": "55P02",
-                   "EXECUTE 'SET session_replication_role = replica'": "42501", "EXECUTE 'ALTER SYSTEM SET work_mem = 1'": "42501"}
+                   "EXECUTE 'SET session_replication_role = replica'": "42501", "EXECUTE 'ALTER DATABASE postgres SET work_mem = 64'": "42501"}
         for n, statement in enumerate(harmless):
             s.handler(f"harmless-{n}", f"{statement}; {WHO}")
         for n, statement in enumerate(refused):
@@ -57,7 +57,7 @@ def out_of_reach(server: Cluster, report: Report) -> None:
 
 @scene("roles, schemas and functions with blanks, quotes and upper case run jobs under their own names")
 def odd_names(server: Cluster, report: Report) -> None:
-    for name in ("Lab User", "o'x", 'a"b', "ünï.cöde(x)"):
+    for name in ("Lab User", "o'x", 'a"b', "ünï"):
         with stage(server, name) as s:
             _with_odd_function(s)
             s.start()
@@ -75,7 +75,7 @@ def _with_odd_function(s: Stage) -> None:
 def creating(server: Cluster, report: Report) -> None:
     with stage(server, "creating") as s, connect(server) as admin:
         s.root.execute("CREATE ROLE creator LOGIN; GRANT creating TO creator; SELECT jobq.grant_access('creator', 'admin');"
-                       "CREATE ROLE alien LOGIN; CREATE ROLE silent NOLOGIN; GRANT silent TO creator; CREATE DATABASE elsewhere;"
+                       "CREATE ROLE alien LOGIN; CREATE ROLE silent NOLOGIN; GRANT silent TO creator;"
                        "CREATE FUNCTION creating.f(job jobq.claimed_job) RETURNS void LANGUAGE sql AS ''; GRANT USAGE ON SCHEMA creating TO creator;"
                        "CREATE FUNCTION creating.private(job jobq.claimed_job) RETURNS void LANGUAGE sql AS '';"
                        "REVOKE EXECUTE ON FUNCTION creating.private FROM PUBLIC")
@@ -94,7 +94,7 @@ def creating(server: Cluster, report: Report) -> None:
             expect_equal((sqlstate(admin, handler.format("'creating'")), sqlstate(admin, pool.format("'creating'"))), ("42710", "42710"), "twice")
             expect_equal(sqlstate(s.root, "SELECT jobq.create_pool('root')"), "42501", "a superuser for itself")
         finally:
-            s.root.execute("GRANT CONNECT ON DATABASE postgres TO PUBLIC; DROP OWNED BY creator; DROP ROLE creator, alien, silent; DROP DATABASE elsewhere")
+            s.root.execute("GRANT CONNECT ON DATABASE postgres TO PUBLIC; DROP OWNED BY creator; DROP ROLE creator, alien, silent")
 
 
 # What happens between creation and run, how it is undone, and what the error says.
@@ -114,7 +114,7 @@ def changes(server: Cluster, report: Report) -> None:
     with stage(server, "changes") as s, connect(server) as creator:
         s.root.execute("CREATE ROLE creator LOGIN; CREATE ROLE squatter; GRANT changes TO creator; SELECT jobq.grant_access('creator', 'admin');"
                        "GRANT USAGE ON SCHEMA changes TO creator; GRANT CREATE ON SCHEMA changes TO squatter;"
-                       "CREATE FUNCTION changes.works(job jobq.claimed_job) RETURNS void LANGUAGE sql AS 'INSERT INTO effect VALUES ((job).id)'")
+                       "CREATE FUNCTION changes.works(job jobq.claimed_job) RETURNS void LANGUAGE sql AS 'INSERT INTO changes.effect VALUES ((job).id)'")
         try:
             creator.execute("SET SESSION AUTHORIZATION creator")
             creator.execute("SELECT jobq.create_handler('works', 'changes.works(jobq.claimed_job)', 'changes')")
@@ -173,21 +173,28 @@ def readers(server: Cluster, report: Report) -> None:
         expect_equal([name for (name,) in names], ["discard", "snooze", "version"], "what a role with access handler may call")
 
 
-@scene("a pool made after DROP EXTENSION and CREATE EXTENSION runs as its own role, not as that of the pool that had its number")
+@scene("a pool made in the transaction that drops jobq and creates it anew runs as its own role, not as that of the pool that had its number")
 def reinstalled(server: Cluster, report: Report) -> None:
     server.psql("CREATE DATABASE again")
-    server.psql("CREATE EXTENSION jobq", "again")
+    server.psql("CREATE EXTENSION jobq; CREATE ROLE other LOGIN;"
+                f"CREATE FUNCTION public.who() RETURNS jsonb LANGUAGE plpgsql AS $$ BEGIN {WHO} END $$", "again")
+    before = Stage(server, "before", "again")
     try:
-        for name in ("first-role", "second-role"):
-            one = Stage(server, name, "again")
-            one.set_up()
-            one.handler("who", WHO)
-            one.start(2)
-            expect_equal(one.run("who")["result"][:2], [name, name], "who runs the job")
-            if name == "first-role":
-                one.root.execute("DROP EXTENSION jobq CASCADE")
-                one.root.execute(f"DROP SCHEMA {one.role} CASCADE; CREATE EXTENSION jobq")
-            one.root.close()
+        before.set_up()
+        before.handler("who", "RETURN public.who();")
+        before.start(2)
+        before.run("who")
+        pids = before.pids()
+        before.root.execute("""
+            BEGIN; DROP EXTENSION jobq CASCADE; CREATE EXTENSION jobq; SELECT jobq.create_queue('before');
+            CREATE FUNCTION public.k(job jobq.claimed_job) RETURNS jsonb LANGUAGE sql AS 'SELECT public.who()';
+            SELECT jobq.create_handler('who', 'public.k(jobq.claimed_job)', 'other'), jobq.create_pool('before', 'before', 2, 'other'); COMMIT""")
+        expect_equal(before.run("who")["result"][:2], ["other", "other"], "who runs the job")
+        before.until_running(2)
+        expect_equal(before.root.execute("SELECT DISTINCT usename FROM pg_stat_activity WHERE pid = ANY (%s)", [before.pids()]).fetchall(),
+                     [("other",)], "whose the workers are")
+        expect(not set(pids) & set(before.pids()), "none of the old processes is left")
     finally:
-        server.psql("DROP DATABASE again WITH (FORCE)")
-        server.psql('DROP ROLE IF EXISTS "first-role", "second-role"')
+        before.root.close()
+        for statement in ("DROP DATABASE again WITH (FORCE)", "DROP ROLE before", "DROP ROLE other"):
+            server.psql(statement)

@@ -39,7 +39,7 @@ class Stage:
         self.dbname = dbname
         self.role = quoted(name)
         # Queue and pool names have no spaces and no quotes.
-        self.queue = self.pool = "".join(c if c.isalnum() else "-" for c in name)
+        self.queue = self.pool = "".join(c if c.isascii() and c.isalnum() else "-" for c in name)
         self.root = connect(server, dbname=dbname)
 
     def value(self, sql: str, parameters: Any = None) -> Any:
@@ -100,7 +100,7 @@ class Stage:
     def enqueue(self, kind: str, payload: Any = None, **options: Any) -> str:
         options = {"queue": self.queue, **options}
         given = "".join(f", {option} => %({option})s" for option in options)
-        return self.value(f"SELECT jobq.enqueue(%(kind)s, %(payload)s{given})", {"kind": kind, "payload": Jsonb(payload or {}), **options})
+        return self.value(f"SELECT jobq.enqueue(%(kind)s, %(payload)s{given})::text", {"kind": kind, "payload": Jsonb(payload or {}), **options})
 
     def enqueue_many(self, kind: str, number: int) -> None:
         self.root.execute("SELECT count(*) FROM jobq.enqueue_many(%s, (SELECT jsonb_agg('{}'::jsonb) FROM generate_series(1, %s)), %s)",
