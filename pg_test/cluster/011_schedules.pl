@@ -203,7 +203,7 @@ $node->stop;
 SKIP:
 {
 	my $library = $ENV{JOBQ_LIBFAKETIME};
-	skip 'JOBQ_LIBFAKETIME does not name a libfaketime.so', 9 unless $library;
+	skip 'JOBQ_LIBFAKETIME does not name a libfaketime.so', 12 unless $library;
 	my $node = JobqServer->boot('clock', start => 0);
 	my $offset = $node->basedir . '/offset';
 	my $set = sub { open my $file, '>', $offset or die $!; print $file "$_[0]\n"; close $file; };

@@ -144,7 +144,7 @@ impl Pools {
         if pool.problem == Reason::Nothing {
             pools::with(|seats| {
                 if let Some(seat) = seats.get_mut(place) {
-                    seat.expect();
+                    seat.ask_for();
                     ticket = seat.ticket;
                 }
             });

@@ -97,7 +97,7 @@ impl Seat {
     }
 
     /// A process is asked for.
-    pub fn expect(&mut self) {
+    pub fn ask_for(&mut self) {
         self.ticket = self.ticket.wrapping_add(1);
         (self.pid, self.latch) = (0, std::ptr::null_mut());
         (self.has_ended, self.by_plan, self.started_at, self.in_trouble) = (false, false, 0, false);
