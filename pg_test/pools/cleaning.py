@@ -75,24 +75,6 @@ def clean(server: Cluster, report: Report) -> None:
             s.root.execute("DROP FUNCTION public.has_lastval(); DROP OWNED BY other; DROP ROLE other")
 
 
-@scene("a job before it cannot make the next one run with synchronous_commit off unnoticed: the claim is on the disk before the handler begins")
-def claims_on_disk(server: Cluster, report: Report) -> None:
-    with stage(server, "disk") as s:
-        # pg_current_wal_flush_lsn() is for anybody; the claim was written before the handler's transaction began.
-        s.handler("careless", "SET synchronous_commit = off;", returns="void")
-        s.handler("looks", "RETURN to_jsonb(pg_current_wal_flush_lsn() - '0/0'::pg_lsn);")
-        s.start()
-        behind = []
-        for _ in range(20):
-            with s.root.transaction():
-                s.enqueue("careless")
-                id = s.enqueue("looks")
-            flushed = s.ends(id, "completed")["result"]
-            # The claim of `looks` is in the transaction that completed `careless`; its commit record ends before the next WAL.
-            behind.append(flushed)
-        report.note(f"flushed {behind[-1] - behind[0]} bytes over 20 rounds")
-
-
 @scene("a worker that has run 500 jobs with errors, subtransactions and temporary tables has the memory it began with, and no file left open")
 def leaks(server: Cluster, report: Report) -> None:
     with stage(server, "leaks") as s:
