@@ -178,6 +178,7 @@ SUITES = [
     Suite("async_commit", "which claims wait for the disk and for standbys", own_runner("async_commit"), "server"),
     Suite("load", "batch discipline and HOT updates under load", own_runner("load"), "server"),
     Suite("dispatch", "no job is forgotten by the dispatcher", own_runner("dispatch"), "server"),
+    Suite("pools", "handlers and pools: jobs that run inside the server", own_runner("pools"), "server"),
     Suite("docs", "docs/reference against the catalog", docs, "server"),
     Suite("demo", "scripts/demo, its short form", demo, "alone"),
 ]
