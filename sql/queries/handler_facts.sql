@@ -2,7 +2,7 @@
 -- takes a job, and for a procedure perhaps a result, too; answers jsonb or nothing; the role is there; may log in; is a superuser;
 -- its member is $3; it may execute the function in its schema; it may connect.
 SELECT f.oid IS NOT NULL,
-       f.prokind = 'f' AND f.proargtypes = ARRAY['jobq.claimed_job'::regtype]::oidvector
+       f.prokind = 'f' AND f.proargtypes = ARRAY['jobq.claimed_job'::regtype]::oidvector AND f.proargmodes IS NULL
        OR f.prokind = 'p' AND (f.proargtypes = ARRAY['jobq.claimed_job'::regtype]::oidvector AND f.proargmodes IS NULL
                                OR f.proargtypes = ARRAY['jobq.claimed_job'::regtype, 'jsonb'::regtype]::oidvector
                                   AND f.proargmodes = ARRAY['i', 'b']::"char"[]),

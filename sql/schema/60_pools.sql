@@ -64,7 +64,7 @@ JOIN pg_namespace AS n ON n.nspname = h.function_schema
 JOIN pg_proc AS f ON f.pronamespace = n.oid AND f.proname = h.function_name AND f.prokind = h.function_kind
  AND f.proargtypes = CASE h.arguments WHEN 1 THEN ARRAY['jobq.claimed_job'::regtype]::oidvector
                                       ELSE ARRAY['jobq.claimed_job'::regtype, 'jsonb'::regtype]::oidvector END
- AND (f.proargmodes IS NULL) = (h.arguments = 1)
+ AND f.proargmodes IS NOT DISTINCT FROM CASE h.arguments WHEN 1 THEN NULL ELSE ARRAY['i', 'b']::"char"[] END
  AND NOT f.proretset AND (f.prokind = 'p' OR f.prorettype IN ('jsonb'::regtype, 'void'::regtype));
 
 CREATE VIEW jobq.handlers AS

@@ -14,7 +14,7 @@ use crate::pg::handler::{self, Ended, Failure, with_snapshot};
 use crate::pg::pools::{self, Orders};
 use crate::pg::spi::Param;
 use crate::pg::switch::as_owner;
-use crate::pg::{leases, notes, process, server, waiting, xact};
+use crate::pg::{leases, notes, process, server, shmem, waiting, xact};
 use crate::rules::limits::{AHEAD_MAX_MS, DAY_MS, ERROR_BYTES};
 use crate::store::pools::{Claimed, Errand};
 use crate::{settings, store};
@@ -53,7 +53,9 @@ pub extern "C-unwind" fn jobq_pool_worker_main(argument: pg_sys::Datum) {
         errand: Errand { pool: String::new(), queues: String::new(), kinds: Vec::new() },
         has_looked: false,
         installation: 0,
+        news_seen: 0,
         has_run: false,
+        puts_back: false,
         started_at: now,
         memory_bytes: 0,
         memory_at: 0,
@@ -93,7 +95,10 @@ struct Worker {
     has_looked: bool,
     /// The job table's oid.
     installation: u32,
+    /// Changes of handlers and pools when the errand was read.
+    news_seen: u32,
     has_run: bool,
+    puts_back: bool,
     started_at: i64,
     memory_bytes: i64,
     memory_at: i64,
@@ -116,8 +121,8 @@ impl Worker {
             // Without a seat nobody wants this worker any more.
             let orders = pools::with_mine(|seat| seat.orders);
             if orders.is_none_or(|orders| self.is_to_leave(&orders)) {
-                if let Some(job) = next {
-                    self.tell(&job, &End::Released { delay_ms: None }, false);
+                if let Some(Err(leave)) = next.map(|job| self.tell(&job, &End::Released { delay_ms: None }, false)) {
+                    return leave;
                 }
                 waiting::leave();
                 return Leave::ByPlan;
@@ -151,13 +156,17 @@ impl Worker {
 
     /// Claims a job, or sleeps until there may be one.
     fn look(&mut self) -> Result<Option<Claimed>, Leave> {
+        let mut is_clean = false;
         let outcome = handler::transaction("jobq: looks for a job", || {
             handler::remove_leftovers();
+            is_clean = true;
             with_snapshot(|| self.join_and_claim()).map_err(|refusal| Failure::from(&refusal))
         });
         match outcome {
             Ended::Committed(None) => Err(Leave::ByPlan),
             Ended::Committed(Some(Looked::Claimed(job))) => {
+                pools::with_mine(|seat| (seat.job, seat.lease) = (job.id.as_u128(), job.lease));
+                self.will_put_back();
                 waiting::leave();
                 self.is_well();
                 self.nap_ms = NAP_MS;
@@ -171,7 +180,7 @@ impl Worker {
             Ended::Aborted(failure) => {
                 // Classes 40, 53 and 55: it may go better the next time.
                 let may_pass = matches!(failure.sqlstate, [b'4', b'0', ..] | [b'5', b'3' | b'5', ..]);
-                if !self.has_looked && !may_pass {
+                if !is_clean || (!self.has_looked && !may_pass) {
                     return Err(Leave::InTrouble(failure.message));
                 }
                 self.rest_in_trouble(&failure);
@@ -186,6 +195,7 @@ impl Worker {
             return Ok(None);
         }
         self.installation = leases::key(Uuid::nil()).installation;
+        self.news_seen = shmem::handlers();
         let Some(errand) = as_owner(|session| store::pools::errand(session, self.pool))? else { return Ok(None) };
         if errand != self.errand {
             waiting::leave();
@@ -271,14 +281,15 @@ impl Worker {
             seat.job_started_at = server::wall_clock_micros();
             seat.memory_bytes = self.memory_bytes;
         });
-        // After the one that was registered when the session bound its first job: the last one is the first to run.
-        if !std::mem::replace(&mut self.has_run, true) {
-            process::at_exit(put_back);
-        }
-        let mut called = false;
+        self.has_run = true;
+        let (mut is_clean, mut called, mut unwanted) = (false, false, false);
         let outcome = handler::transaction(&format!("jobq: {} {}", job.kind, job.id), || {
             handler::remove_leftovers();
-            let function = self.function_for(job)?;
+            is_clean = true;
+            let Some(function) = self.function_for(job)? else {
+                unwanted = true;
+                return Err(Failure::default());
+            };
             let timeout_ms = self.time_for(job)?;
             self.out_of_time_at =
                 (timeout_ms > 0).then(|| server::monotonic_micros().saturating_add(timeout_ms.saturating_mul(1_000)));
@@ -290,11 +301,16 @@ impl Worker {
         });
         let (next, has_failed) = match outcome {
             Ended::Committed(next) => (next, Some(false)),
+            // The jobs before have left what cannot be removed: another process has none of it.
+            Ended::Aborted(failure) if !is_clean => {
+                self.tell(job, &End::Released { delay_ms: None }, false)?;
+                return Err(Leave::InTrouble(failure.message));
+            }
             Ended::Aborted(failure) => {
-                let end = self.judge(job, &failure);
+                let end = if unwanted { End::Released { delay_ms: None } } else { self.judge(job, &failure) };
                 // What a procedure has set and committed must not stand in the way of it.
                 handler::forget_session(self.role);
-                (self.tell(job, &end, true), matches!(end, End::Failed { .. }).then_some(true))
+                (self.tell(job, &end, true)?, matches!(end, End::Failed { .. }).then_some(true))
             }
         };
         pools::with_mine(|seat| {
@@ -309,12 +325,20 @@ impl Worker {
         }
         // The job has left the session as somebody else's: a new process takes over.
         if let Some(next) = next {
-            self.tell(&next, &End::Released { delay_ms: None }, false);
+            self.tell(&next, &End::Released { delay_ms: None }, false)?;
         }
         Err(Leave::ByPlan)
     }
 
-    fn function_for(&self, job: &Claimed) -> Result<handler::Function, Failure> {
+    fn will_put_back(&mut self) {
+        // After the one that was registered when the session bound its first job: the last one is the first to run.
+        if !std::mem::replace(&mut self.puts_back, true) {
+            process::at_exit(put_back);
+        }
+    }
+
+    /// None: the handler was dropped since the job was claimed.
+    fn function_for(&self, job: &Claimed) -> Result<Option<handler::Function>, Failure> {
         let found = with_snapshot(|| as_owner(|session| store::pools::handler(session, &job.kind, self.role)));
         let refuse = |what: String| {
             Failure::from(&Error::NotAllowed {
@@ -323,14 +347,15 @@ impl Worker {
             })
         };
         match found.map_err(|refusal| Failure::from(&refusal))? {
-            Some(Ok(function)) => Ok(function),
+            Some(Ok(function)) => Ok(Some(function)),
             Some(Err(problem)) => Err(refuse(format!("the handler of kind {} cannot run: {problem}", job.kind))),
-            None => Err(refuse(format!("there is no handler of kind {} for the pool's role any more", job.kind))),
+            None => Ok(None),
         }
     }
 
     /// Milliseconds that the handler may take; 0: as long as it likes. An error if it is not to begin at all.
     fn time_for(&self, job: &Claimed) -> Result<i64, Failure> {
+        handler::forget_cancels();
         let orders = pools::with_mine(|seat| seat.orders).unwrap_or_default();
         if orders.release || orders.cancelled == job.lease {
             return Err(Failure { sqlstate: *QUERY_CANCELED, ..Failure::default() });
@@ -345,7 +370,8 @@ impl Worker {
     /// In a job's last transaction, which must not suffer from it.
     fn claim_next(&mut self) -> Option<Claimed> {
         let orders = pools::with_mine(|seat| seat.orders)?;
-        if self.is_to_leave(&orders) {
+        // With other handlers, or another queue, it looks anew.
+        if self.is_to_leave(&orders) || shmem::handlers() != self.news_seen {
             return None;
         }
         let claimed = handler::apart(|| with_snapshot(|| self.claim()));
@@ -372,10 +398,9 @@ impl Worker {
     }
 
     /// Ends a job that did not complete; if `go_on`, claims the next one.
-    fn tell(&mut self, job: &Claimed, end: &End, go_on: bool) -> Option<Claimed> {
+    fn tell(&mut self, job: &Claimed, end: &End, go_on: bool) -> Result<Option<Claimed>, Leave> {
         for n in 1..=TELL_TRIES {
             let outcome = handler::transaction("jobq: ends a job", || {
-                handler::remove_leftovers();
                 let finish = || match end {
                     End::Failed { error, retry } => fail_job(job.id, job.lease, Param::told(error, ERROR_BYTES), None, *retry),
                     End::Released { delay_ms } => release_job(job.id, job.lease, *delay_ms),
@@ -384,11 +409,11 @@ impl Worker {
                 Ok(if go_on { self.claim_next() } else { None })
             });
             match outcome {
-                Ended::Committed(next) => return next,
+                Ended::Committed(next) => return Ok(next),
                 // Somebody else has it, or it is gone.
                 Ended::Aborted(failure) if failure.sqlstate.starts_with(b"JQ") => {
                     pgrx::log!("jobq pool worker {}: {}", self.name(), failure.message);
-                    return None;
+                    return Ok(None);
                 }
                 Ended::Aborted(failure) => {
                     pgrx::log!("jobq pool worker {}: the end of job {} cannot be told: {}", self.name(), job.id, failure.message);
@@ -396,7 +421,8 @@ impl Worker {
                 }
             }
         }
-        None
+        // The end of the process frees it.
+        Err(Leave::InTrouble(format!("the end of job {} could not be told", job.id)))
     }
 }
 

@@ -94,7 +94,7 @@ impl Launcher {
                 visit.running = true;
                 return Ok(());
             }
-            if visit.running || maintainer::has_ticked_since(database, visit.sent_at) {
+            if visit.running || maintainer::has_served_since(database, visit.sent_at) {
                 // It has served and left: killed, or out of somebody's way. Only one that never served makes us slower.
                 visit.running = false;
                 visit.sent_at = now;

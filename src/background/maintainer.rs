@@ -269,9 +269,9 @@ pub fn run_once(session: &Session) -> Result<usize, Error> {
     Ok(rescued.saturating_add(late))
 }
 
-/// Did the last one here serve after `since`?
-pub fn has_ticked_since(database: &Database, since: Timestamp) -> bool {
-    shmem::maintainer(database.oid).is_some_and(|slot| slot.ticked_at.load(SeqCst) >= since.0)
+/// Did the last one here begin to serve after `since`?
+pub fn has_served_since(database: &Database, since: Timestamp) -> bool {
+    shmem::maintainer(database.oid).is_some_and(|slot| slot.began_at.load(SeqCst) >= since.0)
 }
 
 /// Is one here now?

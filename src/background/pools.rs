@@ -145,6 +145,8 @@ impl Pools {
             pools::with(|seats| {
                 if let Some(seat) = seats.get_mut(place) {
                     seat.ask_for();
+                    // Of another installation, if the ids are the same.
+                    seat.role = pool.role.to_u32();
                     ticket = seat.ticket;
                 }
             });
@@ -186,7 +188,7 @@ impl Pools {
             // One that comes too late is not let in.
             let is_given_up =
                 seen.process == Process::Coming && matches!(worker.state, State::Backoff | State::Fatal | State::Stopped);
-            if is_given_up || matches!(seen.process, Process::Ended { .. }) {
+            if (is_given_up && seat.pid == 0) || matches!(seen.process, Process::Ended { .. }) {
                 seat.is_gone();
             }
             if let Some(pool) = pool {

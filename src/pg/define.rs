@@ -66,6 +66,12 @@ pub fn has_pg_cron() -> bool {
     // SAFETY: catalog look-ups; missing objects give InvalidOid.
     unsafe {
         let schema = pg_sys::get_namespace_oid(c"cron".as_ptr(), true);
-        schema != pg_sys::InvalidOid && pg_sys::get_relname_relid(c"job".as_ptr(), schema) != pg_sys::InvalidOid
+        let extension = pg_sys::get_extension_oid(c"pg_cron".as_ptr(), true);
+        if schema == pg_sys::InvalidOid || extension == pg_sys::InvalidOid {
+            return false;
+        }
+        let table = pg_sys::get_relname_relid(c"job".as_ptr(), schema);
+        // Not somebody's own table or view of that name.
+        table != pg_sys::InvalidOid && pg_sys::getExtensionOfObject(pg_sys::RelationRelationId, table) == extension
     }
 }

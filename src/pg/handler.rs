@@ -130,6 +130,7 @@ unsafe extern "C-unwind" {
     ) -> bool;
     fn PortalDrop(portal: pg_sys::Portal, is_top_commit: bool);
     fn ExecFetchSlotHeapTuple(slot: *mut pg_sys::TupleTableSlot, materialize: bool, free: *mut bool) -> pg_sys::HeapTuple;
+    fn SPI_gettypeid(description: pg_sys::TupleDesc, column: c_int) -> pg_sys::Oid;
     fn SPI_getbinval(
         tuple: pg_sys::HeapTuple,
         description: pg_sys::TupleDesc,
@@ -140,6 +141,7 @@ unsafe extern "C-unwind" {
     // These are in no header that pgrx reads.
     fn enable_timeout_after(timeout: c_int, milliseconds: c_int);
     fn disable_all_timeouts(keep_indicators: bool);
+    fn PortalHashTableDeleteAll();
     fn Async_UnlistenAll();
     fn ResetSequenceCaches();
 }
@@ -155,7 +157,7 @@ pub fn call(function: &Function, job: &Parcel, timeout_ms: i64) -> Result<Option
     // SAFETY: in a transaction, without a snapshot; everything that is allocated goes to the job's memory, which also outlives the
     // commits of a procedure.
     let outcome = unsafe {
-        pg_sys::QueryCancelPending = 0;
+        disable_all_timeouts(false);
         pg_sys::QueryCancelHoldoffCount = 0;
         let before = pg_sys::CurrentMemoryContext;
         pg_sys::CurrentMemoryContext = job.memory;
@@ -168,9 +170,15 @@ pub fn call(function: &Function, job: &Parcel, timeout_ms: i64) -> Result<Option
             } else {
                 call_function(function, job, &mut answer);
             }
+            fire_deferred_triggers();
+            // Cursors WITH HOLD would be read to their end by the commit.
+            PortalHashTableDeleteAll();
         });
         hold_cancels();
         disable_all_timeouts(false);
+        // Nor is it to end the wait for a standby, or to make what follows wait for one that reads.
+        forget_cancels();
+        pg_sys::XactDeferrable = false;
         pg_sys::CurrentMemoryContext =
             if outcome.is_ok() && !function.is_procedure { before } else { pg_sys::TopTransactionContext };
         outcome
@@ -186,6 +194,12 @@ pub fn call(function: &Function, job: &Parcel, timeout_ms: i64) -> Result<Option
 pub fn hold_cancels() {
     // SAFETY: a counter of this process, which every ERROR sets to 0.
     unsafe { pg_sys::QueryCancelHoldoffCount = 1 }
+}
+
+/// Before it is asked whether a job is to be cancelled: what is asked for later is not forgotten.
+pub fn forget_cancels() {
+    // SAFETY: a flag of this process.
+    unsafe { pg_sys::QueryCancelPending = 0 }
 }
 
 /// PG_TRY of utils/elog.h. An ERROR comes back, and is told to the server's log.
@@ -232,6 +246,22 @@ unsafe fn failure_of(data: &pg_sys::ErrorData) -> Failure {
     }
 }
 
+/// SET CONSTRAINTS ALL IMMEDIATE (commands/trigger.c): what a handler has left for the commit is part of its call, can be cancelled and
+/// runs out of time with it.
+///
+/// # Safety
+/// As for `caught`'s body; in a transaction.
+unsafe fn fire_deferred_triggers() {
+    unsafe extern "C-unwind" {
+        fn AfterTriggerSetState(statement: *mut pg_sys::ConstraintsSetStmt);
+    }
+    // SAFETY: the node is palloc0'd with its own tag; no constraints named are all of them.
+    unsafe {
+        let statement: *mut pg_sys::ConstraintsSetStmt = node(pg_sys::NodeTag::T_ConstraintsSetStmt);
+        AfterTriggerSetState(statement);
+    }
+}
+
 /// tcop/fastpath.c, HandleFunctionRequest. The rights were looked at by sql/queries/handler.sql.
 ///
 /// # Safety
@@ -274,10 +304,14 @@ unsafe fn call_procedure(function: &Function, job: &Parcel, answer: &mut Catcher
     unsafe {
         let text = c"CALL of a jobq handler".as_ptr();
         PushActiveSnapshot(GetTransactionSnapshot());
-        let name = lappend(
-            lappend(std::ptr::null_mut(), makeString(get_namespace_name(get_func_namespace(function.oid))).cast()),
-            makeString(get_func_name(function.oid)).cast(),
-        );
+        let (schema, procedure) = (get_namespace_name(get_func_namespace(function.oid)), get_func_name(function.oid));
+        // Dropped just now.
+        if schema.is_null() || procedure.is_null() {
+            answer.is_another = true;
+            PopActiveSnapshot();
+            return;
+        }
+        let name = lappend(lappend(std::ptr::null_mut(), makeString(schema).cast()), makeString(procedure).cast());
         let types = [job.kind, pg_sys::JSONBOID];
         let count = function.arguments.clamp(1, 2);
         let mut arguments = std::ptr::null_mut();
@@ -381,7 +415,12 @@ unsafe extern "C-unwind" fn receive(slot: *mut pg_sys::TupleTableSlot, receiver:
         let mut free = false;
         let tuple = ExecFetchSlotHeapTuple(slot, false, &mut free);
         let mut is_null = true;
-        let datum = SPI_getbinval(tuple, (*slot).tts_tupleDescriptor, 1, &mut is_null);
+        let description = (*slot).tts_tupleDescriptor;
+        // What is registered answers with jsonb; whatever else it may be is no result.
+        if SPI_gettypeid(description, 1) != pg_sys::JSONBOID {
+            return true;
+        }
+        let datum = SPI_getbinval(tuple, description, 1, &mut is_null);
         let before = pg_sys::CurrentMemoryContext;
         (*receiver.cast::<Catcher>()).keep(datum, is_null);
         pg_sys::CurrentMemoryContext = before;
@@ -408,6 +447,10 @@ pub fn transaction<T>(activity: &str, body: impl FnOnce() -> Result<T, Failure>)
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             pg_sys::SetCurrentStatementStartTimestamp();
             pg_sys::StartTransactionCommand();
+            // Whatever a job has left as the default.
+            pg_sys::XactIsoLevel = pg_sys::XACT_READ_COMMITTED as c_int;
+            pg_sys::XactReadOnly = false;
+            pg_sys::XactDeferrable = false;
             pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_RUNNING, activity.as_ptr());
             pg_sys::debug_query_string = activity.as_ptr();
             let outcome = body();
@@ -420,8 +463,11 @@ pub fn transaction<T>(activity: &str, body: impl FnOnce() -> Result<T, Failure>)
         pg_sys::debug_query_string = std::ptr::null();
         if outcome.is_err() {
             hold_cancels();
-            pg_sys::AbortCurrentTransaction();
+            pg_sys::AbortOutOfAnyTransaction();
             pg_sys::PortalErrorCleanup();
+            if !pg_sys::MyReplicationSlot.is_null() {
+                pg_sys::ReplicationSlotRelease();
+            }
             pg_sys::jit_reset_after_error();
         }
         pg_sys::CurrentMemoryContext = pg_sys::TopMemoryContext;
@@ -478,11 +524,11 @@ pub fn apart<T>(body: impl FnOnce() -> Result<T, Error>) -> Result<T, Failure> {
 
 /// What a job leaves behind in its session and a transaction has to remove: temporary tables, LISTEN. At its beginning.
 pub fn remove_leftovers() {
-    // SAFETY: what DISCARD ALL does (commands/discard.c), in a transaction.
-    unsafe {
+    // SAFETY: what DISCARD ALL does (commands/discard.c), in a transaction; rows of the catalog may be toasted.
+    with_snapshot(|| unsafe {
         pg_sys::ResetTempTableNamespace();
         Async_UnlistenAll();
-    }
+    })
 }
 
 /// The rest of what DISCARD ALL does but for plans; outside a transaction, so that no rollback brings it back. False: the session

@@ -174,7 +174,7 @@ pub fn with<T>(body: impl FnOnce(&mut [Seat]) -> T) -> Option<T> {
         let shared = &mut *memory;
         if std::mem::replace(&mut shared.in_update, true) {
             // Workers that lose their seat leave.
-            shared.seats.fill(Seat::FREE);
+            shared.seats.iter_mut().for_each(Seat::free);
         }
         let outcome = body(&mut shared.seats);
         shared.in_update = false;

@@ -18,6 +18,8 @@ pub struct Maintainer {
     pub pid: AtomicI32,
     /// Wall clock at the end of the last tick; 0: none yet.
     pub ticked_at: AtomicI64,
+    /// Wall clock when the last one began to serve.
+    pub began_at: AtomicI64,
     /// Counts requests to sweep at once.
     pub sweeps_wanted: AtomicU32,
     /// Counts what may be news to the supervisor of the pools.
@@ -233,6 +235,7 @@ pub fn become_maintainer(database: pg_sys::Oid) -> Option<&'static Maintainer> {
         slot.pid.store(me, SeqCst);
         slot
     };
+    slot.began_at.store(server::wall_clock_micros(), SeqCst);
     // What was marked before is not known to be all.
     marks(database)?.set_all();
     requests(database.to_u32())?.ask();

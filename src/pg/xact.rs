@@ -91,6 +91,8 @@ pub fn reschedule_at_commit() {
 /// After a claim that must not be lost: a handler may crash the server, and that has to be counted.
 pub fn commit_for_the_disk() {
     OPEN.claim_end.set(0);
+    // SAFETY: sets a flag of the open transaction. synchronous_commit = off does not count then.
+    unsafe { pg_sys::ForceSyncCommit() }
 }
 
 /// Has the supervisor of this database's pools look at them once this transaction has committed.

@@ -222,6 +222,11 @@ impl Worker {
                 self.reason = Reason::Nothing;
                 self.rest(seen)
             }
+            (State::Stopping, Process::Coming) if seen.now.saturating_sub(self.since) >= NO_SHOW_MICROS => {
+                self.enter(State::Stopped, seen.now);
+                self.reason = Reason::Nothing;
+                self.rest(seen)
+            }
             (State::Stopping, _) if seen.now < self.until => Act::Nothing,
             (State::Stopping, _) => {
                 self.until = seen.now.saturating_add(URGE_MICROS);
