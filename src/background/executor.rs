@@ -294,6 +294,8 @@ impl Worker {
             self.out_of_time_at =
                 (timeout_ms > 0).then(|| server::monotonic_micros().saturating_add(timeout_ms.saturating_mul(1_000)));
             called = true;
+            let end_at = self.out_of_time_at;
+            pools::with_mine(|seat| seat.end_at = seat.end_at.max(end_at.unwrap_or(0)));
             let result = handler::call(&function, &job.job, timeout_ms)?;
             let complete = || complete_job(job.id, job.lease, crate::api::result(result)?);
             with_snapshot(complete).map_err(|refusal| Failure::from(&refusal))?;
@@ -317,7 +319,7 @@ impl Worker {
             seat.completed = seat.completed.saturating_add(i64::from(has_failed == Some(false)));
             seat.failed = seat.failed.saturating_add(i64::from(has_failed == Some(true)));
             (seat.job, seat.lease) = next.as_ref().map_or((0, 0), |next| (next.id.as_u128(), next.lease));
-            seat.job_started_at = 0;
+            (seat.job_started_at, seat.end_at) = (0, 0);
             seat.memory_bytes = self.memory_bytes;
         });
         if !called || handler::forget_session(self.role) {

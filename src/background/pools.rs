@@ -55,6 +55,7 @@ impl Pools {
         keep_leases();
         let wanted = transaction(c"pools", |session| store::pools::pools(session, server::started_at()))?;
         self.supervise(&wanted);
+        end_stubborn();
         self.pass_on_cancels()
     }
 
@@ -128,11 +129,11 @@ impl Pools {
     fn process_of(&self, place: usize, seat: &Seat) -> Process {
         let has_ended = || self.asked.get(&(place, seat.ticket)).is_some_and(Asked::has_ended);
         if seat.has_ended {
-            Process::Ended { by_plan: seat.by_plan }
+            Process::Ended { by_plan: seat.by_plan, in_a_job: seat.in_a_job }
         } else if seat.pid != 0 {
             Process::Alive
         } else if has_ended() {
-            Process::Ended { by_plan: false }
+            Process::Ended { by_plan: false, in_a_job: false }
         } else {
             Process::Coming
         }
@@ -234,6 +235,7 @@ impl Pools {
                 for seat in seats.iter_mut().filter(|seat| cancelled.iter().any(|id| id.as_u128() == seat.job && seat.job != 0)) {
                     if seat.orders.cancelled != seat.lease {
                         seat.orders.cancelled = seat.lease;
+                        seat.end_at = server::monotonic_micros();
                         seat.interrupt();
                     }
                 }
@@ -242,6 +244,17 @@ impl Pools {
         self.cancels_seen = cancels;
         Ok(())
     }
+}
+
+/// Ends the processes of jobs that go on although their time is over, or they were cancelled: their handlers have caught it, or are in
+/// code that does not look. They have crashed.
+fn end_stubborn() {
+    const PATIENCE_MICROS: i64 = 5_000_000;
+    let (database, now) = (server::database_oid().to_u32(), server::monotonic_micros());
+    pools::with(|seats| {
+        let is_late = |seat: &&Seat| seat.database == database && seat.job != 0 && seat.end_at != 0;
+        seats.iter().filter(is_late).filter(|seat| now.saturating_sub(seat.end_at) > PATIENCE_MICROS).for_each(Seat::terminate);
+    });
 }
 
 fn give_limits(seat: &mut Seat, pool: &Pool) {

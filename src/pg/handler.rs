@@ -538,6 +538,8 @@ pub fn forget_session(role: pg_sys::Oid) -> bool {
     unsafe {
         pg_sys::PortalHashTableDeleteAll();
         pg_sys::ResetAllOptions();
+        // Which RESET ALL leaves alone.
+        process::set(c"role", c"none", pg_sys::GucSource::PGC_S_SESSION);
         pg_sys::DropAllPreparedStatements();
         pg_sys::LockReleaseAll(pg_sys::USER_LOCKMETHOD as pg_sys::LOCKMETHODID, true);
         ResetSequenceCaches();

@@ -30,6 +30,8 @@ pub struct Seat {
     /// It has come and gone since it was asked for.
     pub has_ended: bool,
     pub by_plan: bool,
+    /// It had a job when it ended.
+    pub in_a_job: bool,
     /// Wall clock, as are all times below; 0: none.
     pub started_at: i64,
     /// The worker's own: its job, of which installation of jobq, and what it has done since its seat was taken.
@@ -37,6 +39,8 @@ pub struct Seat {
     pub job: u128,
     pub lease: i64,
     pub job_started_at: i64,
+    /// By the clock that nobody sets: when its time is over, or since when it is cancelled; 0: not.
+    pub end_at: i64,
     pub completed: i64,
     pub failed: i64,
     pub memory_bytes: i64,
@@ -74,11 +78,13 @@ impl Seat {
         stop_wait_micros: 0,
         has_ended: true,
         by_plan: false,
+        in_a_job: false,
         started_at: 0,
         installation: 0,
         job: 0,
         lease: 0,
         job_started_at: 0,
+        end_at: 0,
         completed: 0,
         failed: 0,
         memory_bytes: 0,
@@ -100,15 +106,17 @@ impl Seat {
     pub fn ask_for(&mut self) {
         self.ticket = self.ticket.wrapping_add(1);
         (self.pid, self.latch) = (0, std::ptr::null_mut());
-        (self.has_ended, self.by_plan, self.started_at, self.in_trouble) = (false, false, 0, false);
-        (self.job, self.lease, self.job_started_at, self.memory_bytes) = (0, 0, 0, 0);
+        (self.has_ended, self.by_plan, self.in_a_job) = (false, false, false);
+        (self.started_at, self.in_trouble) = (0, false);
+        (self.job, self.lease, self.job_started_at, self.end_at, self.memory_bytes) = (0, 0, 0, 0, 0);
         (self.orders.stop, self.orders.release, self.orders.cancelled) = (false, false, 0);
     }
 
     /// No process is there, and none is coming.
     pub fn is_gone(&mut self) {
+        self.in_a_job |= self.job != 0;
         (self.pid, self.latch, self.has_ended, self.in_trouble) = (0, std::ptr::null_mut(), true, false);
-        (self.job, self.lease, self.job_started_at, self.memory_bytes) = (0, 0, 0, 0);
+        (self.job, self.lease, self.job_started_at, self.end_at, self.memory_bytes) = (0, 0, 0, 0, 0);
     }
 
     /// Makes its process look around. Under the lock: the process clears its latch and pid under it before it goes.

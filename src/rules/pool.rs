@@ -132,8 +132,10 @@ pub enum Process {
     /// It was asked for and has not said anything yet.
     Coming,
     Alive,
+    /// `in_a_job`: its job may have ended it.
     Ended {
         by_plan: bool,
+        in_a_job: bool,
     },
 }
 
@@ -200,7 +202,9 @@ impl Worker {
     /// Looks, and says what to do. `Start` is followed by `begin` or `cannot_start`.
     pub fn step(&mut self, seen: &Seen, policy: &Policy) -> Act {
         match (self.state, seen.process) {
-            (State::Starting | State::Running, Process::Ended { by_plan }) => self.ended(by_plan, seen, policy),
+            (State::Starting | State::Running, Process::Ended { by_plan, in_a_job }) => {
+                self.ended(by_plan, in_a_job, seen, policy)
+            }
             (State::Starting, Process::Coming) if seen.now.saturating_sub(self.since) >= NO_SHOW_MICROS => {
                 self.fail(Reason::EndedEarly, seen.now, policy);
                 Act::Nothing
@@ -275,8 +279,9 @@ impl Worker {
         self.fail(reason, seen.now, policy);
     }
 
-    fn ended(&mut self, by_plan: bool, seen: &Seen, policy: &Policy) -> Act {
-        let was_running = self.state == State::Running;
+    fn ended(&mut self, by_plan: bool, in_a_job: bool, seen: &Seen, policy: &Policy) -> Act {
+        // One that has come as far as a job has started; the job is counted a crash, and is given up before long.
+        let was_running = self.state == State::Running || in_a_job;
         if by_plan || (was_running && policy.restart != Restart::Never) {
             self.enter(State::Stopped, seen.now);
             self.reason = Reason::Nothing;
@@ -326,7 +331,8 @@ mod tests {
         start_retries: 3,
         stop_wait_micros: 10 * SECOND_MICROS,
     };
-    const ENDED: Process = Process::Ended { by_plan: false };
+    const ENDED: Process = Process::Ended { by_plan: false, in_a_job: false };
+    const BY_PLAN: Process = Process::Ended { by_plan: true, in_a_job: false };
 
     fn seen(now: i64, process: Process) -> Seen {
         Seen { now, process, wanted: true, starts: 1, restarts: 0 }
@@ -412,10 +418,20 @@ mod tests {
         assert_eq!((worker.state, worker.reason), (State::Stopped, Reason::Ended));
         assert_eq!(worker.step(&seen(99 * SECOND_MICROS, ENDED), &never), Act::Nothing);
         assert_eq!(worker.step(&Seen { starts: 2, ..seen(99 * SECOND_MICROS, ENDED) }, &never), Act::Start);
-        assert_eq!(running(&never).step(&seen(9 * SECOND_MICROS, Process::Ended { by_plan: true }), &never), Act::Start);
+        assert_eq!(running(&never).step(&seen(9 * SECOND_MICROS, BY_PLAN), &never), Act::Start);
         let mut early = started(0);
         assert_eq!(early.step(&seen(1, ENDED), &never), Act::Nothing);
         assert_eq!((early.state, early.reason), (State::Stopped, Reason::EndedEarly));
+    }
+
+    #[test]
+    fn one_that_ends_in_a_job_has_not_failed_to_start() {
+        let mut worker = started(0);
+        for now in 1..20 {
+            let ended = Process::Ended { by_plan: false, in_a_job: true };
+            assert_eq!(worker.step(&seen(now, ended), &POLICY), Act::Start);
+            worker.begin(&seen(now, ENDED));
+        }
     }
 
     #[test]
@@ -449,7 +465,7 @@ mod tests {
         let mut worker = running(&POLICY);
         let again = |process| Seen { restarts: 1, ..seen(2 * SECOND_MICROS, process) };
         assert_eq!(worker.step(&again(Process::Alive), &POLICY), Act::Stop);
-        assert_eq!(worker.step(&again(Process::Ended { by_plan: true }), &POLICY), Act::Start);
+        assert_eq!(worker.step(&again(BY_PLAN), &POLICY), Act::Start);
         worker.begin(&again(ENDED));
         assert_eq!(worker.step(&again(Process::Alive), &POLICY), Act::Nothing);
         assert_eq!(worker.state, State::Starting);
