@@ -20,7 +20,7 @@ SELECT jobq.grant_access('regress_jobq_producer', 'producer'), jobq.grant_access
 CREATE TABLE t.meant (access text, function text);
 INSERT INTO t.meant SELECT 'producer', f FROM unnest('{enqueue,enqueue_many,enqueue_jobs,cancel,reschedule}'::text[]) AS f;
 INSERT INTO t.meant SELECT 'worker', f FROM unnest('{claim,claim_wait,complete_and_claim,complete,complete_many,fail,release,heartbeat,heartbeat_many,rescue_zombies}'::text[]) AS f;
-INSERT INTO t.meant SELECT 'reader', f FROM unnest('{job,why,stats,diagnose,preview,_workers,_seen_at,_lease_expires_at,_progress}'::text[]) AS f;
+INSERT INTO t.meant SELECT 'reader', f FROM unnest('{job,why,stats,diagnose,preview,_workers,_pool_workers,_seen_at,_lease_expires_at,_progress}'::text[]) AS f;
 INSERT INTO t.meant SELECT 'handler', f FROM unnest('{snooze,discard}'::text[]) AS f;
 INSERT INTO t.meant SELECT access, 'version' FROM unnest('{producer,worker,reader,handler}'::text[]) AS access;
 INSERT INTO t.meant SELECT 'admin', p.proname FROM pg_proc AS p WHERE p.pronamespace = 'jobq'::regnamespace AND (p.proname !~ '^_' OR p.proname IN ('_workers', '_pool_workers', '_seen_at', '_lease_expires_at', '_progress'));
@@ -167,8 +167,8 @@ RESET statement_timeout;
 SELECT t.seen('slow');
 
 -- revoke_access: true when something changed; afterwards nothing is left.
-SELECT jobq.revoke_access('regress_jobq_producer', 'producer'), jobq.revoke_access('regress_jobq_worker', 'worker'), jobq.revoke_access('regress_jobq_reader', 'reader'), jobq.revoke_access('regress_jobq_admin', 'admin');
-SELECT jobq.revoke_access('regress_jobq_producer', 'producer'), jobq.revoke_access('regress_jobq_worker', 'worker'), jobq.revoke_access('regress_jobq_reader', 'reader'), jobq.revoke_access('regress_jobq_admin', 'admin');
+SELECT jobq.revoke_access('regress_jobq_producer', 'producer'), jobq.revoke_access('regress_jobq_worker', 'worker'), jobq.revoke_access('regress_jobq_reader', 'reader'), jobq.revoke_access('regress_jobq_handler', 'handler'), jobq.revoke_access('regress_jobq_admin', 'admin');
+SELECT jobq.revoke_access('regress_jobq_producer', 'producer'), jobq.revoke_access('regress_jobq_worker', 'worker'), jobq.revoke_access('regress_jobq_reader', 'reader'), jobq.revoke_access('regress_jobq_handler', 'handler'), jobq.revoke_access('regress_jobq_admin', 'admin');
 SELECT c.relname, c.relacl FROM pg_class AS c WHERE c.relnamespace = 'jobq'::regnamespace AND c.relacl::text LIKE '%regress\_jobq%'
 UNION ALL SELECT p.proname, p.proacl FROM pg_proc AS p WHERE p.pronamespace = 'jobq'::regnamespace AND p.proacl::text LIKE '%regress\_jobq%'
 UNION ALL SELECT n.nspname, n.nspacl FROM pg_namespace AS n WHERE n.nspname = 'jobq' AND n.nspacl::text LIKE '%regress\_jobq%';
@@ -226,5 +226,6 @@ SELECT t.seen('orphan'), t.take(kinds => '{orphan}');
 DROP ROLE regress_jobq_producer;
 DROP ROLE regress_jobq_worker;
 DROP ROLE regress_jobq_reader;
+DROP ROLE regress_jobq_handler;
 DROP ROLE regress_jobq_admin;
 SELECT t.unsound();
