@@ -102,15 +102,15 @@ note_lateness($node, 'second', 'under kills and crashes', $since);
 
 # What others suffer
 
-ask("SELECT jobq.create_queue('full', max_depth => 1)");
-ask("SELECT jobq.enqueue('k', queue => 'full')");
-ask("SELECT jobq.schedule('blocked', '1 s', 'k', queue => 'full', catch_up => 'all')");
-ask("SELECT jobq.schedule('keyed', '1 s', 'k', queue => 'pile', overlap => 'skip')");
+my $log = $node->log_end;
 my $holder = $node->background_psql($db);
 $holder->query_safe("BEGIN; SELECT jobq.alter_schedule('interval', priority => 7)");
 my $keyholder = $node->background_psql($db);
 $keyholder->query_safe("BEGIN; SELECT jobq.enqueue('mine', queue => 'pile', unique_key => 'schedule/keyed')");
-my $log = $node->log_end;
+ask("SELECT jobq.create_queue('full', max_depth => 1)");
+ask("SELECT jobq.enqueue('k', queue => 'full')");
+ask("SELECT jobq.schedule('blocked', '1 s', 'k', queue => 'full', catch_up => 'all')");
+ask("SELECT jobq.schedule('keyed', '1 s', 'k', queue => 'pile', overlap => 'skip')");
 my $before = ask("SELECT count(*) FROM jobq.jobs WHERE headers ->> 'jobq_schedule' = 'second'");
 becomes("SELECT string_agg(name, ' ' ORDER BY name) FROM jobq.schedules WHERE last_error IS NOT NULL", 'blocked keyed', 'what cannot be enqueued says why');
 like(ask("SELECT last_error FROM jobq.schedules WHERE name = 'blocked'"), qr/max_depth/, 'a full queue');

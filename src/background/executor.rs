@@ -15,7 +15,7 @@ use crate::pg::pools::{self, Orders};
 use crate::pg::spi::Param;
 use crate::pg::switch::as_owner;
 use crate::pg::{leases, notes, process, server, waiting, xact};
-use crate::rules::limits::{DAY_MS, ERROR_BYTES};
+use crate::rules::limits::{AHEAD_MAX_MS, DAY_MS, ERROR_BYTES};
 use crate::store::pools::{Claimed, Errand};
 use crate::{settings, store};
 use pgrx::pg_sys;
@@ -292,6 +292,8 @@ impl Worker {
             Ended::Committed(next) => (next, Some(false)),
             Ended::Aborted(failure) => {
                 let end = self.judge(job, &failure);
+                // What a procedure has set and committed must not stand in the way of it.
+                handler::forget_session(self.role);
                 (self.tell(job, &end, true), matches!(end, End::Failed { .. }).then_some(true))
             }
         };
@@ -361,7 +363,7 @@ impl Worker {
                 End::Failed { error: "timed out".into(), retry: true }
             }
             b"JQ005" => match failure.detail.as_ref().map(|detail| detail.trim().parse()) {
-                Some(Ok(delay_ms)) if delay_ms >= 0 => End::Released { delay_ms: Some(delay_ms) },
+                Some(Ok(delay_ms)) if (0..=AHEAD_MAX_MS).contains(&delay_ms) => End::Released { delay_ms: Some(delay_ms) },
                 _ => End::Failed { error: told(failure), retry: true },
             },
             b"JQ006" => End::Failed { error: failure.message.clone(), retry: false },
