@@ -111,7 +111,7 @@ def resized_and_terminated(server: Cluster, report: Report) -> None:
             time.sleep(random.random() * 0.02)
             s.root.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'jobq maintainer'")
             s.until_running(size)
-            expect_equal(s.value("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'jobq pool worker'"), size, "processes")
+            until(lambda: s.value("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'jobq pool worker'") == size, f"{size} processes")
 
 
 @scene("jobs that end their own process end as failed: poison after max_crashes; one after the other, the pool of one worker survives all of them")
