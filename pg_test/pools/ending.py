@@ -106,8 +106,9 @@ def stubborn(server: Cluster, report: Report) -> None:
         s.root.execute("SELECT jobq.stop_pool('stubborn')")
         s.until_state("STOPPED")
         expect_equal(s.pids(), [], "processes of a pool that was stopped")
-        s.until_job(id, lambda job: job["state"] in ("failed", "pending"), "the job is nobody's")
-        s.root.execute("SELECT jobq.start_pool('stubborn'), jobq.purge('stubborn', 'failed', '0')")
+        job = s.until_job(id, lambda job: job["state"] == "pending", "the job is put back")
+        expect_equal((job["attempt"], job["crashes"]), (0, 0), "attempt and crashes of a job whose pool was stopped")
+        s.root.execute("SELECT jobq.cancel(%s), jobq.start_pool('stubborn')", [id])
         s.until_running(1)
         for what, options, sql in (("timeout", {"timeout": "200 ms"}, "SELECT 1"), ("cancel", {}, "SELECT jobq.cancel(%(id)s)")):
             id = s.enqueue("stubborn", max_attempts=1, **options)

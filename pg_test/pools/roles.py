@@ -169,7 +169,7 @@ def readers(server: Cluster, report: Report) -> None:
         finally:
             s.root.execute("DROP OWNED BY reading; DROP ROLE reading")
         names = s.root.execute("SELECT p.proname FROM pg_proc AS p WHERE p.pronamespace = 'jobq'::regnamespace "
-                               f"AND has_function_privilege({literal(s.role)}, p.oid, 'EXECUTE') ORDER BY 1").fetchall()
+                               f"AND has_function_privilege({literal(s.name)}, p.oid, 'EXECUTE') ORDER BY 1").fetchall()
         expect_equal([name for (name,) in names], ["discard", "snooze", "version"], "what a role with access handler may call")
 
 
