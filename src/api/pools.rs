@@ -159,12 +159,12 @@ pub fn create_pool(call: &Call) -> Outcome {
     let options = given(call, call.text(1), restart.as_ref(), 4)?;
     let caller = pg::server::current_user();
     let run_as = call.oid(3).unwrap_or(caller);
+    if !pg::shmem::preloaded() {
+        return Err(Error::NeedsPreload { feature: "a pool" });
+    }
     as_owner(|session| {
         check_role(&pools::handler_facts(session, pg_sys::InvalidOid, run_as, caller)?.role)?;
         check_queues(session, options.queue)?;
-        if !pg::shmem::preloaded() {
-            return Err(Error::NeedsPreload { feature: "a pool" });
-        }
         if pools::create_pool(session, &name, run_as, caller, &options, Timestamp::now())? {
             return Ok(());
         }
