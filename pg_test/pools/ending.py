@@ -114,6 +114,9 @@ def stubborn(server: Cluster, report: Report) -> None:
             id = s.enqueue("stubborn", max_attempts=1, **options)
             s.until_busy(id)
             pids = s.pids()
+            # A job that is cancelled before its handler begins does not begin.
+            sleeping = "SELECT count(*) FROM pg_stat_activity WHERE pid = ANY (%s) AND wait_event = 'PgSleep'"
+            until(lambda: s.value(sleeping, [pids]), "the handler runs")
             s.root.execute(sql, {"id": id})
             until(lambda: not s.value("SELECT count(*) FROM pg_stat_activity WHERE pid = ANY (%s)", [pids]), f"the process is gone after {what}", 20)
             s.until_job(id, lambda job: job["finished_at"], f"the job is over after {what}")

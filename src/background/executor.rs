@@ -191,12 +191,12 @@ impl Worker {
 
     /// None: there is nothing to look for any more.
     fn join_and_claim(&mut self) -> Result<Option<Looked>, Error> {
-        if process::extension().is_none() {
+        if !process::hold_extension() {
             return Ok(None);
         }
         self.installation = leases::key(Uuid::nil()).installation;
         self.news_seen = shmem::handlers();
-        let Some(errand) = as_owner(|session| store::pools::errand(session, self.pool))? else { return Ok(None) };
+        let Some(errand) = as_owner(|session| store::pools::errand(session, self.pool, self.role))? else { return Ok(None) };
         if errand != self.errand {
             waiting::leave();
             self.errand = errand;

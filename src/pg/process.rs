@@ -348,7 +348,7 @@ pub fn exit(code: c_int) -> ! {
 
 /// Keeps DROP EXTENSION, which locks the extension before any of its tables, waiting for the end of this transaction: locking the
 /// tables in another order than it does could be a deadlock, with the DROP as its victim.
-fn hold_extension() -> bool {
+pub fn hold_extension() -> bool {
     let Some(oid) = extension() else { return false };
     // SAFETY: a heavyweight lock, released at the end of the transaction.
     unsafe { pg_sys::LockDatabaseObject(pg_sys::ExtensionRelationId, oid, 0, pg_sys::AccessShareLock as pg_sys::LOCKMODE) };

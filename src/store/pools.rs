@@ -212,10 +212,10 @@ pub struct Errand {
     pub kinds: Vec<String>,
 }
 
-/// None: there is no such pool any more.
-pub fn errand(session: &Session, pool: i32) -> Result<Option<Errand>, Error> {
-    statement!(KINDS, "pool_kinds", [Int], Free);
-    let rows = session.run(&KINDS, &[pool.into()])?;
+/// None: there is no such pool of this role any more.
+pub fn errand(session: &Session, pool: i32, role: Oid) -> Result<Option<Errand>, Error> {
+    statement!(KINDS, "pool_kinds", [Int, Oid], Free);
+    let rows = session.run(&KINDS, &[pool.into(), role.into()])?;
     let Some((queues, pool)) = rows.string(0, 1).zip(rows.string(0, 2)) else { return Ok(None) };
     let mut kinds: Vec<String> = (0..rows.count()).filter_map(|row| rows.string(row, 3)).collect();
     kinds.sort();
