@@ -62,8 +62,8 @@ SELECT h.kind, f.oid, f.proowner, n.oid AS schema
 FROM jobq._handler AS h
 JOIN pg_namespace AS n ON n.nspname = h.function_schema
 JOIN pg_proc AS f ON f.pronamespace = n.oid AND f.proname = h.function_name AND f.prokind = h.function_kind
- AND f.proargtypes = CASE h.arguments WHEN 1 THEN ARRAY['jobq.claimed_job'::regtype]::oidvector
-                                      ELSE ARRAY['jobq.claimed_job'::regtype, 'jsonb'::regtype]::oidvector END
+ -- One by one: Postgres shows a cast to oidvector in a form that it does not read back.
+ AND f.pronargs = h.arguments AND f.proargtypes[0] = 'jobq.claimed_job'::regtype AND (h.arguments = 1 OR f.proargtypes[1] = 'jsonb'::regtype)
  AND f.proargmodes IS NOT DISTINCT FROM CASE h.arguments WHEN 1 THEN NULL ELSE ARRAY['i', 'b']::"char"[] END
  AND NOT f.proretset AND (f.prokind = 'p' OR f.prorettype IN ('jsonb'::regtype, 'void'::regtype));
 
