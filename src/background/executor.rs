@@ -286,6 +286,7 @@ impl Worker {
         let outcome = handler::transaction(&format!("jobq: {} {}", job.kind, job.id), || {
             handler::remove_leftovers();
             is_clean = true;
+            stay_installed()?;
             let Some(function) = self.function_for(job)? else {
                 unwanted = true;
                 return Err(Failure::default());
@@ -402,7 +403,10 @@ impl Worker {
     /// Ends a job that did not complete; if `go_on`, claims the next one.
     fn tell(&mut self, job: &Claimed, end: &End, go_on: bool) -> Result<Option<Claimed>, Leave> {
         for n in 1..=TELL_TRIES {
+            let mut is_installed = false;
             let outcome = handler::transaction("jobq: ends a job", || {
+                stay_installed()?;
+                is_installed = true;
                 let finish = || match end {
                     End::Failed { error, retry } => fail_job(job.id, job.lease, Param::told(error, ERROR_BYTES), None, *retry),
                     End::Released { delay_ms } => release_job(job.id, job.lease, *delay_ms),
@@ -412,6 +416,7 @@ impl Worker {
             });
             match outcome {
                 Ended::Committed(next) => return Ok(next),
+                Ended::Aborted(_) if !is_installed => return Err(Leave::ByPlan),
                 // Somebody else has it, or it is gone.
                 Ended::Aborted(failure) if failure.sqlstate.starts_with(b"JQ") => {
                     pgrx::log!("jobq pool worker {}: {}", self.name(), failure.message);
@@ -440,6 +445,14 @@ extern "C-unwind" fn put_back(_: c_int, _: pg_sys::Datum) {
             if is_free { release_job(id, lease, None).map(|_| ()) } else { Ok(()) }
         });
     }
+}
+
+/// DROP EXTENSION waits for a job at the first lock it takes, and not in the middle of them.
+fn stay_installed() -> Result<(), Failure> {
+    if process::hold_extension() {
+        return Ok(());
+    }
+    Err(Failure::from(&Error::internal("the extension was dropped")))
 }
 
 const QUERY_CANCELED: &[u8; 5] = b"57014";
