@@ -68,7 +68,7 @@ def restarts(server: Cluster, report: Report) -> None:
         for restart in ("unexpected", "always", "never"):
             s.root.execute("SELECT jobq.alter_pool('restarts', restart => %s)", [restart])
             s.until_running(2)
-            [first, second] = s.pids()
+            [first, second] = until(lambda: two if len(two := s.pids()) == 2 else None, "two processes")
             s.root.execute("SELECT pg_terminate_backend(%s)", [first])
             if restart == "never":
                 until(lambda: s.root.execute("SELECT state, reason LIKE 'it ended%%' FROM jobq.pool_workers ORDER BY number").fetchall()
