@@ -14,6 +14,10 @@ pub enum Error {
     NoSuchJob { id: Uuid },
     /// JQ004: not a legal move from the job's state.
     IllegalMove { id: Uuid, verb: &'static str, state: String, hint: &'static str },
+    /// JQ005: a handler asks to be tried again later: jobq.snooze.
+    Snoozed { milliseconds: i64 },
+    /// JQ006: a handler gives its job up: jobq.discard.
+    Discarded { reason: String },
     /// 22004
     Null { argument: &'static str },
     /// 22023: outside its domain. `rule` finishes the sentence "<argument> must ...".
@@ -32,6 +36,18 @@ pub enum Error {
     QueueExists { queue: String },
     /// 2BP01
     QueueInUse { queue: String, unfinished: i64 },
+    /// 42704: a handler or a pool.
+    Unknown { what: &'static str, name: String },
+    /// 42710: a handler or a pool.
+    Exists { what: &'static str, name: String, hint: &'static str },
+    /// 42501: `what` finishes the sentence "jobq: ...".
+    NotAllowed { what: String, hint: &'static str },
+    /// 2BP01
+    QueueScheduled { queue: String, schedules: i64, first: String },
+    /// 42704
+    UnknownSchedule { schedule: String },
+    /// 42710
+    ScheduleExists { schedule: String },
     /// 40001: other sessions changed the same rows at the same time, again and again.
     Contended,
     /// 53400
@@ -82,14 +98,17 @@ impl Error {
             Error::AlreadyFinished { .. } => b"JQ002",
             Error::NoSuchJob { .. } => b"JQ003",
             Error::IllegalMove { .. } => b"JQ004",
+            Error::Snoozed { .. } => b"JQ005",
+            Error::Discarded { .. } => b"JQ006",
             Error::Null { .. } => b"22004",
             Error::Invalid { .. } => b"22023",
             Error::TooLong { .. } => b"22001",
             Error::BadEncoding { .. } => b"22021",
             Error::QueueFull { .. } => b"53400",
-            Error::UnknownQueue { .. } | Error::UnknownRole => b"42704",
-            Error::QueueExists { .. } => b"42710",
-            Error::QueueInUse { .. } => b"2BP01",
+            Error::UnknownQueue { .. } | Error::UnknownRole | Error::UnknownSchedule { .. } | Error::Unknown { .. } => b"42704",
+            Error::QueueExists { .. } | Error::ScheduleExists { .. } | Error::Exists { .. } => b"42710",
+            Error::NotAllowed { .. } => b"42501",
+            Error::QueueInUse { .. } | Error::QueueScheduled { .. } => b"2BP01",
             Error::Contended => b"40001",
             Error::NoPlaceForLease => b"53400",
             Error::NeedsPreload { .. } => b"55000",
@@ -106,6 +125,8 @@ impl Error {
             Error::AlreadyFinished { id, .. } => format!("jobq: this lease has already finished job {id}"),
             Error::NoSuchJob { id } => format!("jobq: there is no job {id}"),
             Error::IllegalMove { id, verb, state, .. } => format!("jobq: cannot {verb} job {id}: it is {state}"),
+            Error::Snoozed { milliseconds } => format!("jobq: the job is to be tried again in {milliseconds} ms"),
+            Error::Discarded { reason } => reason.clone(),
             Error::Null { argument } => format!("jobq: {argument} must not be NULL"),
             Error::Invalid { argument, rule, .. } => format!("jobq: {argument} must {rule}"),
             Error::TooLong { argument, limit, .. } => format!("jobq: {argument} is longer than {limit}"),
@@ -113,8 +134,14 @@ impl Error {
             Error::QueueFull { queue, max_depth } => format!("jobq: queue {queue} is at its max_depth of {max_depth} jobs"),
             Error::UnknownQueue { queue } => format!("jobq: there is no queue {queue}"),
             Error::UnknownRole => "jobq: there is no such role".into(),
+            Error::Unknown { what, name } => format!("jobq: there is no {what} {name}"),
+            Error::Exists { what, name, .. } => format!("jobq: {what} {name} already exists"),
+            Error::NotAllowed { what, .. } => format!("jobq: {what}"),
             Error::QueueExists { queue } => format!("jobq: queue {queue} already exists"),
             Error::QueueInUse { queue, .. } => format!("jobq: queue {queue} has unfinished jobs"),
+            Error::QueueScheduled { queue, .. } => format!("jobq: schedules enqueue to queue {queue}"),
+            Error::UnknownSchedule { schedule } => format!("jobq: there is no schedule {schedule}"),
+            Error::ScheduleExists { schedule } => format!("jobq: schedule {schedule} already exists"),
             Error::Contended => "jobq: other sessions changed the same rows at the same time".into(),
             Error::NoPlaceForLease => "jobq: no place is free for a lease that is bound to a session".into(),
             Error::NeedsPreload { feature } => format!("jobq: {feature} needs jobq in shared_preload_libraries"),
@@ -130,10 +157,12 @@ impl Error {
     pub fn detail(&self) -> Option<String> {
         match self {
             Error::LeaseLost { now, .. } => Some(now.clone()),
+            Error::Snoozed { milliseconds } => Some(milliseconds.to_string()),
             Error::AlreadyFinished { state, .. } => Some(format!("The job is {state}.")),
             Error::Invalid { value: Some(value), .. } => Some(format!("It is \"{value}\".")),
             Error::TooLong { size, .. } => Some(format!("It has {size}.")),
             Error::QueueInUse { unfinished, .. } => Some(format!("Unfinished jobs: {unfinished}.")),
+            Error::QueueScheduled { schedules, first, .. } => Some(format!("Schedules: {schedules}, the first is {first}.")),
             _ => None,
         }
     }
@@ -144,12 +173,20 @@ impl Error {
                 Some("Roll back and forget the job: somebody else works on it, or it is over. Do not repeat the call.")
             }
             Error::AlreadyFinished { .. } => Some("An earlier commit went through: roll back and count the job as done."),
-            Error::IllegalMove { hint, .. } => Some(hint),
+            Error::IllegalMove { hint, .. } | Error::Exists { hint, .. } | Error::NotAllowed { hint, .. } => Some(hint),
+            Error::Snoozed { .. } | Error::Discarded { .. } => {
+                Some("A pool's worker does what it says; any other caller of a handler has to.")
+            }
             Error::Invalid { hint, .. } => *hint,
             Error::QueueFull { .. } => Some("Try again later, or raise max_depth with jobq.alter_queue."),
             Error::UnknownQueue { .. } => Some("Create it with jobq.create_queue."),
             Error::QueueExists { .. } => Some("Change its options with jobq.alter_queue."),
             Error::QueueInUse { .. } => Some("Pass force => true to drop them too."),
+            Error::QueueScheduled { .. } => {
+                Some("Alter or unschedule them first; or pass force => true, and they fail until they are altered.")
+            }
+            Error::UnknownSchedule { .. } => Some("The view jobq.schedules has them all."),
+            Error::ScheduleExists { .. } => Some("Change it with jobq.alter_schedule."),
             Error::NoPlaceForLease => Some("Raise jobq.max_leases, or use bind => 'lease'."),
             Error::NotToBePrepared => Some("Commit it in one phase. Claims with bind => 'lease' can be prepared."),
             Error::NeedsPreload { .. } => Some("Add it to shared_preload_libraries and restart the server."),

@@ -29,7 +29,9 @@ extension_sql_file!("../sql/schema/20_tables.sql", name = "tables", requires = [
 extension_sql_file!("../sql/schema/25_leases.sql", name = "leases", requires = ["tables"]);
 extension_sql_file!("../sql/schema/30_views.sql", name = "views", requires = ["leases"]);
 extension_sql_file!("../sql/schema/40_functions.sql", name = "functions", requires = ["views"]);
-extension_sql_file!("../sql/schema/90_finish.sql", name = "finish", requires = ["functions"], finalize);
+extension_sql_file!("../sql/schema/50_schedules.sql", name = "schedules", requires = ["functions"]);
+extension_sql_file!("../sql/schema/60_pools.sql", name = "pools", requires = ["schedules"]);
+extension_sql_file!("../sql/schema/90_finish.sql", name = "finish", requires = ["pools"], finalize);
 
 /// Called when the library is loaded: by the postmaster with preload, else by the first session that uses it.
 #[allow(non_snake_case)]

@@ -15,6 +15,7 @@ static MAX_LEASES: GucSetting<i32> = GucSetting::<i32>::new(16_384);
 static MAX_WAITERS: GucSetting<i32> = GucSetting::<i32>::new(1_024);
 static SWEEP_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 static NOTIFY_CHANNEL: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static ALLOW_SUPERUSER_HANDLERS: GucSetting<bool> = GucSetting::<bool>::new(false);
 static MAX_PAYLOAD_BYTES: GucSetting<i32> = GucSetting::<i32>::new(1024 * 1024);
 
 /// A setting that counts milliseconds, for the time being shown and set with units.
@@ -76,6 +77,14 @@ pub fn define(preloading: bool) {
             &MAX_WAITERS,
             16,
             262_143,
+            GucContext::Postmaster,
+            GucFlags::default(),
+        );
+        GucRegistry::define_bool_guc(
+            c"jobq.allow_superuser_handlers",
+            c"Let handlers and pools run as superusers.",
+            c"Off: a role that is a superuser, or becomes one, runs no job.",
+            &ALLOW_SUPERUSER_HANDLERS,
             GucContext::Postmaster,
             GucFlags::default(),
         );
@@ -185,6 +194,10 @@ pub fn max_waiters() -> usize {
 
 pub fn sweep_interval_ms() -> i64 {
     i64::from(SWEEP_INTERVAL.get())
+}
+
+pub fn allow_superuser_handlers() -> bool {
+    ALLOW_SUPERUSER_HANDLERS.get()
 }
 
 pub fn max_payload_bytes() -> usize {

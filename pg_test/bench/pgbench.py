@@ -36,11 +36,13 @@ class Load:
     transactions: int = 0
     # A line per transaction costs little over seconds and too much over minutes; then one per second is enough.
     log: str = ""  # "", "transactions" or "seconds"
+    more: tuple[str, ...] = ()
 
 
 def command(install: Install, load: Load, variables: Mapping[str, str], log_prefix: Path | None) -> list[str]:
     words = [install.program("pgbench"), "-n", "-M", "prepared", "-c", str(load.clients), "-j", str(min(THREADS, load.clients))]
     words += ["-T", str(load.seconds)] if load.seconds else ["-t", str(load.transactions)]
+    words += load.more
     if load.log and log_prefix:
         words += ["-l", f"--log-prefix={log_prefix}"] + (["--aggregate-interval=1"] if load.log == "seconds" else [])
     for name, value in variables.items():

@@ -32,6 +32,7 @@ def workload(name: str, about: str, *, quick: bool = True) -> Callable[[Play], P
 
 def load_all() -> list[Workload]:
     import over_time  # noqa: F401
+    import pools  # noqa: F401
     import through_clients  # noqa: F401
     import through_sql  # noqa: F401
     import waiting  # noqa: F401
@@ -40,4 +41,4 @@ def load_all() -> list[Workload]:
 
 
 ORDER = ["single-1", "single-8", "single-32", "batch-1", "batch-8", "payload-1k", "wal", "in-flight", "pending", "waiting", "mixed",
-         "memory", "pinned", "clients", "clients-drain", "clients-latency"]
+         "memory", "pinned", "pool", "clients", "clients-drain", "clients-latency"]

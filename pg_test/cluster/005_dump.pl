@@ -30,6 +30,7 @@ ask('source', "SELECT jobq.create_queue('ephemeral', keep_completed => false)");
 ask('source', "SELECT jobq.create_queue('paused')");
 ask('source', "SELECT jobq.pause('paused')");
 ask('source', "SELECT jobq.grant_access('worker', 'worker'), jobq.grant_access('producer', 'producer'), jobq.grant_access('watcher', 'reader'), jobq.grant_access('boss', 'admin')");
+ask('source', "SELECT jobq.schedule('seldom', '0 0 29 2 *', 'k', '{\"n\": 1.10}', 'mail', 'Europe/Berlin', jitter => '90 s', headers => '{\"a\": 1}')");
 my %job;
 for my $kind (qw(waiting later keyed held expired done broken stopped))
 {

@@ -50,6 +50,12 @@ is(ask('SELECT jobq.resume_after_restore()'), 'f', 'this is no restored copy');
 
 # The duties by hand
 
+like(ask("SELECT jobq.schedule('s', '0 0 29 2 *', 'ticked')"), qr/^20/, 'a schedule');
+ask("UPDATE jobq._schedule SET next_at = date_trunc('minute', now()), due_at = now()");
+ask('SELECT jobq.tick()');
+is(ask("SELECT count(*) FROM jobq.jobs AS j JOIN jobq.schedules AS s ON s.last_job_id = j.id AND s.next_run_at > now() WHERE j.kind = 'ticked'"), '1', 'tick() runs it when it is due');
+ask("SELECT jobq.unschedule('s'), jobq.delete(id) FROM jobq.jobs WHERE kind = 'ticked'");
+
 $node->enqueue('postgres', $_, "queue => 'q'") for qw(lost slow);
 my ($lost) = $node->claim('postgres', "'q', kinds => '{lost}', worker => 'gone', lease_for => '1 s'");
 ask("SELECT jobq.alter_queue('q', timeout => '1 s')");

@@ -215,6 +215,7 @@ sub contents
 	my ($self, $db) = @_;
 	return $self->ask($db, <<'SQL');
 SELECT 'queue', to_jsonb(q) FROM jobq._queue AS q ORDER BY id;
+SELECT 'schedule', to_jsonb(s) FROM jobq._schedule AS s ORDER BY id;
 SELECT 'job', to_jsonb(j) FROM jobq._job AS j ORDER BY id;
 SELECT 'dead', to_jsonb(d) FROM jobq._dead AS d ORDER BY id;
 SELECT 'history', to_jsonb(h) FROM jobq._history AS h ORDER BY id;

@@ -22,7 +22,7 @@ SELECT jobq.grant_access('app', 'admin'), jobq.grant_access('producer', 'produce
 GRANT CREATE ON SCHEMA public TO app;
 """
 
-TABLES = ("_queue", "_job", "_dead", "_history", "_here")
+TABLES = ("_queue", "_handler", "_pool", "_job", "_dead", "_history", "_here", "_schedule")
 # Every change of a row makes a new version of it elsewhere, by another transaction.
 FINGERPRINT = " UNION ALL ".join(
     f"SELECT '{t}', count(*), coalesce(sum(hashtextextended(concat(tableoid, ctid, xmin), 0)::numeric), 0) FROM jobq.{t}" for t in TABLES)

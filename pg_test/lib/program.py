@@ -24,12 +24,13 @@ def main(description: str, tests: Callable[[Install, Report], None]) -> int:
     parser.add_argument("--pg-config", type=Path, metavar="PATH",
                         help="test the jobq that is installed there, instead of building and installing this checkout")
     parser.add_argument("--match", metavar="REGEX", help="only the checks whose line matches")
+    parser.add_argument("--long", action="store_true", help="more rounds, in suites that have a long form")
     chosen = parser.parse_args()
     prepare_process()
     try:
         _run_in_venv()
         install = Install(chosen.pg, chosen.pg_config) if chosen.pg_config else build.install(chosen.pg)
-        report = Report(chosen.match)
+        report = Report(chosen.match, chosen.long)
         start = time.monotonic()
         tests(install, report)
         report.note(f"took {time.monotonic() - start:.0f} s")

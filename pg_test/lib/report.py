@@ -23,8 +23,9 @@ class Skipped(Exception):
 
 
 class Report:
-    def __init__(self, match: str | None = None) -> None:
+    def __init__(self, match: str | None = None, long: bool = False) -> None:
         self._match = re.compile(match) if match else None
+        self.long = long
         self.passed = self.failed = self.skipped = 0
         self._lock = threading.Lock()
 

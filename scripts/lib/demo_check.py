@@ -106,6 +106,7 @@ def _checks(db: psycopg.Connection, plan: Plan) -> Iterator[Check]:
     yield Check("every batch has one report, and the reports add up to the input", _reports(db, plan))
     yield Check("the killed worker's job was rescued and done once", _samples(db, plan))
     yield Check("the poison job gave up after 3 lost workers; the lost file's job gave up too", _failed(db, plan))
+    yield Check(f"every tick of the schedule was run once, inside the server ({_ticks(db)} ticks)", _schedule(db))
     yield Check("nothing is unfinished, nothing is in the queue that was not put there", _totals(db, plan))
 
 
@@ -162,6 +163,21 @@ def _failed(db: psycopg.Connection, plan: Plan) -> list[str]:
     if plan.poison in rows and rows[plan.poison] != (3, 3):
         wrong.append(f"the poison job has (crashes, attempt) {rows[plan.poison]}")
     return wrong
+
+
+def _ticks(db: psycopg.Connection) -> int:
+    return db.execute("SELECT count(*) FROM jobq.jobs WHERE queue = 'inside'").fetchone()[0]
+
+
+def _schedule(db: psycopg.Connection) -> list[str]:
+    """Ticks are at equal distances, each has one job, and each job one effect."""
+    jobs = db.execute("SELECT id, (headers ->> 'jobq_tick')::timestamptz, state FROM jobq.jobs WHERE queue = 'inside' ORDER BY 2").fetchall()
+    effects = Counter(job for (job,) in db.execute("SELECT job FROM demo.total"))
+    distances = Counter(later[1] - earlier[1] for earlier, later in zip(jobs, jobs[1:]))
+    return [*_some("not completed", [str(id) for id, _, state in jobs if state != "completed"]),
+            *_some("without exactly one effect", [str(id) for id, _, _ in jobs if effects[id] != 1]),
+            *([f"distances between ticks: {dict(distances)}"] if len(distances) != 1 else []),
+            *([] if sum(effects.values()) == len(jobs) else [f"{sum(effects.values())} effects of {len(jobs)} jobs"])]
 
 
 def _totals(db: psycopg.Connection, plan: Plan) -> list[str]:

@@ -24,6 +24,9 @@ SECONDS_AFTER_ARRIVAL_MAX = 120   # then the demo gives up waiting
 SAMPLE_FILES_MAX = 100
 
 WORKER_ROLE = "demo_worker"
+POOL_ROLE = "demo_inside"
+POOL_SIZE = 2
+TICK_SECONDS = 1
 # The demo's own tables have no unique constraints: something that is done twice shall be seen.
 SETUP = f"""
     CREATE EXTENSION jobq;
@@ -42,7 +45,19 @@ SETUP = f"""
     CREATE ROLE {WORKER_ROLE} LOGIN;
     SELECT jobq.grant_access('{WORKER_ROLE}', 'worker'), jobq.grant_access('{WORKER_ROLE}', 'producer');
     GRANT USAGE ON SCHEMA demo TO {WORKER_ROLE};
-    GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA demo TO {WORKER_ROLE}"""
+    GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA demo TO {WORKER_ROLE};
+    -- Jobs that run inside the server need no worker process.
+    CREATE TABLE demo.total (job uuid, tick timestamptz, documents bigint, words bigint, pid int);
+    CREATE ROLE {POOL_ROLE} LOGIN;
+    GRANT USAGE ON SCHEMA demo TO {POOL_ROLE};
+    GRANT SELECT ON demo.document TO {POOL_ROLE};
+    GRANT INSERT ON demo.total TO {POOL_ROLE};
+    CREATE FUNCTION demo.count_words(job jobq.claimed_job) RETURNS void LANGUAGE sql AS $$
+        INSERT INTO demo.total
+        SELECT job.id, (job.headers ->> 'jobq_tick')::timestamptz, count(*), sum(words), pg_backend_pid() FROM demo.document $$;
+    SELECT jobq.create_queue('inside');
+    SELECT jobq.create_handler('count_words', 'demo.count_words(jobq.claimed_job)', run_as => '{POOL_ROLE}');
+    SELECT jobq.create_pool('inside', 'inside', size => {POOL_SIZE}, run_as => '{POOL_ROLE}')"""
 
 
 class JobVanished(Exception):
@@ -67,7 +82,8 @@ class Show:
 
     def run(self) -> bool:
         """Until all parts are over and the queue is empty. False: it took too long."""
-        parts = [self.documents(), self.poison(), self.lost_file(), self.kill_a_worker(), self.restart_a_worker()]
+        parts = [self.documents(), self.poison(), self.lost_file(), self.kill_a_worker(), self.restart_a_worker(),
+                 self.schedule()]
         while self.seconds() < self.seconds_max:
             parts = [part for part in parts if next(part, "over") != "over"]
             for death in self.crew.replace_dead():
@@ -146,6 +162,28 @@ class Show:
         while (row := self.job(job)).state != "completed":
             yield
         self.screen.event(f"job {_short(job)} finished by {row.worker}, still at attempt {row.attempt}")
+
+    def schedule(self) -> Iterator[None]:
+        """A job every second, run inside the server; one of the processes that run it is terminated."""
+        self.db.execute("SELECT jobq.schedule('totals', %s, 'count_words', queue => 'inside', catch_up => 'all')",
+                        (f"{TICK_SECONDS} s",))
+        self.screen.event(f"scheduled: count the words every {TICK_SECONDS} s, in a pool of {POOL_SIZE} inside the server")
+        yield from self.until(self.arrival_seconds / 3)
+        running = "SELECT count(*) FROM jobq.pool_workers WHERE state = 'RUNNING'"
+        while self.db.execute(running).fetchone() != (POOL_SIZE,):
+            yield
+        pid, = self.db.execute("SELECT min(pid) FROM jobq.pool_workers").fetchone()
+        self.db.execute("SELECT pg_terminate_backend(%s)", (pid,))
+        self.screen.event(f"a worker of the pool is terminated (process {pid})")
+        gone = "SELECT count(*) FROM jobq.pool_workers WHERE pid <> %s AND state IN ('STARTING', 'RUNNING')"
+        while self.db.execute(gone, (pid,)).fetchone() != (POOL_SIZE,):
+            yield
+        self.screen.event("the pool has as many workers as before")
+        yield from self.until(self.arrival_seconds)
+        self.db.execute("SELECT jobq.unschedule('totals')")
+        left = "SELECT count(*) FROM jobq.jobs WHERE queue = 'inside' AND state IN ('pending', 'running')"
+        while self.db.execute(left).fetchone() != (0,):
+            yield
 
     # Enqueueing
 

@@ -14,7 +14,7 @@ import docscheck
 import tidy
 from cluster import SUPERUSER, Cluster
 from machine import REPO, apt_install, give_to_server_user, is_root, only_one, private_dir, scratch, server_user
-from runner import (Log, Outcome, TestFailure, cargo_counts, judged, pg_regress_counts, plain_counts, tap_counts)
+from runner import (COMMAND_SECONDS_MAX, Log, Outcome, TestFailure, cargo_counts, judged, pg_regress_counts, plain_counts, tap_counts)
 from toolchain import cargo_env, cargo_pgrx, libfaketime, perl_modules, postgres
 
 TESTS = REPO / "pg_test"
@@ -115,9 +115,12 @@ def cluster(major: int, log: Log) -> Outcome:
     # and goes by the real clock for ever: a moved clock shows nothing there.
     if major >= 16:
         env["JOBQ_LIBFAKETIME"] = str(libfaketime())
+    # JOBQ_CLUSTER: only the files with this in their names. JOBQ_SCHEDULE_SECONDS lasts as long as it says, twice.
+    wanted = os.environ.get("JOBQ_CLUSTER", "")
+    tests = sorted(str(p.relative_to(folder)) for p in copy.glob("*.pl") if wanted in p.name)
+    timeout = COMMAND_SECONDS_MAX + 2 * int(os.environ.get("JOBQ_SCHEDULE_SECONDS", "0"))
     try:
-        tests = sorted(str(p.relative_to(folder)) for p in copy.glob("*.pl"))
-        code, output = log.run(["prove", "--verbose", *tests], env=env, cwd=folder, as_server=True)
+        code, output = log.run(["prove", "--verbose", *tests], env=env, cwd=folder, as_server=True, timeout=timeout)
     finally:
         shutil.rmtree(sockets, ignore_errors=True)
     return judged(code, tap_counts(output))
@@ -175,6 +178,7 @@ SUITES = [
     Suite("async_commit", "which claims wait for the disk and for standbys", own_runner("async_commit"), "server"),
     Suite("load", "batch discipline and HOT updates under load", own_runner("load"), "server"),
     Suite("dispatch", "no job is forgotten by the dispatcher", own_runner("dispatch"), "server"),
+    Suite("pools", "handlers and pools: jobs that run inside the server", own_runner("pools"), "server"),
     Suite("docs", "docs/reference against the catalog", docs, "server"),
     Suite("demo", "scripts/demo, its short form", demo, "alone"),
 ]

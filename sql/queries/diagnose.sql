@@ -106,5 +106,34 @@ SELECT check_name, status, detail, hint FROM (
                 ELSE $13 || ' of ' || $14 || ' slots hold candidates; ' || $15 || ' jobs were found by sweeps since the server started, '
                      || $16 || ' by sessions that waited and were not woken' END,
            CASE WHEN NOT $2 THEN 'See preload.' WHEN NOT $12 THEN 'Set jobq.dispatch = on and reload.' END
+    UNION ALL
+    SELECT 14, 'schedules',
+           CASE WHEN t.failing + t.late + t.ahead > 0 THEN 'warn' ELSE 'ok' END,
+           t.all || ' schedules; ' || t.failing || ' could not enqueue the last time, ' || t.late || ' are late by more than a minute, '
+               || t.ahead || ' have run at times that are still to come' || coalesce('; the first is ' || t.first, ''),
+           CASE WHEN t.failing > 0 THEN 'last_error in jobq.schedules says why. They are tried again by themselves; jobq.alter_schedule makes them try at once.'
+                WHEN t.ahead > 0 THEN 'The clock was set back: they go on when it is past next_run_at. jobq.pause_schedule and jobq.resume_schedule let them begin now.'
+                WHEN t.late > 0 THEN 'See background_worker and restored_copy. A session that has altered a schedule and does not commit keeps it, too.' END
+    FROM (SELECT count(*) AS all, count(*) FILTER (WHERE c.failing) AS failing, count(*) FILTER (WHERE c.late AND NOT c.failing) AS late,
+                 count(*) FILTER (WHERE c.ahead) AS ahead, min(c.name) FILTER (WHERE c.failing OR c.late OR c.ahead) AS first
+          FROM (SELECT s.name, s.last_error IS NOT NULL AS failing, s.next_at < $1 - interval '1 minute' AS late,
+                       s.last_at > $1 + interval '1 minute' AND s.next_at IS NOT NULL AS ahead
+                FROM jobq._schedule AS s) AS c) AS t
+    UNION ALL
+    SELECT 15, 'pools',
+           CASE WHEN count(*) FILTER (WHERE p.state = 'FATAL') > 0 THEN 'error' WHEN count(p.reason) > 0 THEN 'warn' ELSE 'ok' END,
+           count(*) || ' pools with ' || coalesce(sum(p.running), 0) || ' running workers'
+               || coalesce('; ' || string_agg(p.name || ': ' || p.reason, '; ' ORDER BY p.name), ''),
+           CASE WHEN count(p.reason) > 0 THEN 'See jobq.pool_workers. jobq.start_pool starts workers that are FATAL.' END
+    FROM jobq.pools AS p
+    UNION ALL
+    SELECT 16, 'handlers',
+           CASE WHEN count(h.problem) > 0 OR count(*) FILTER (WHERE h.lonely) > 0 THEN 'warn' ELSE 'ok' END,
+           count(*) || ' handlers' || coalesce('; ' || string_agg(h.kind || ': ' || h.problem, '; ' ORDER BY h.kind), '')
+               || coalesce('; no pool of their role: ' || string_agg(h.kind, ', ' ORDER BY h.kind) FILTER (WHERE h.lonely), ''),
+           CASE WHEN count(h.problem) > 0 THEN 'Their jobs fail. See jobq.handlers.'
+                WHEN count(*) FILTER (WHERE h.lonely) > 0 THEN 'Make a pool: jobq.create_pool(..., run_as => ...).' END
+    FROM (SELECT v.kind, v.problem, NOT EXISTS (SELECT 1 FROM jobq._pool AS p WHERE p.run_as = s.run_as) AS lonely
+          FROM jobq._handler AS s JOIN jobq.handlers AS v ON v.kind = s.kind) AS h
 ) AS checks (place, check_name, status, detail, hint)
 ORDER BY place

@@ -6,5 +6,6 @@ SELECT h.origin = (SELECT o.last_value FROM jobq._origin AS o)
                 THEN coalesce((SELECT j.id FROM jobq._job AS j ORDER BY j.id LIMIT 1) >= h.first_id, true)
                      AND coalesce((SELECT d.id FROM jobq._dead AS d ORDER BY d.id LIMIT 1) >= h.first_id, true)
                      AND coalesce((SELECT p.id FROM jobq._history AS p ORDER BY p.id LIMIT 1) >= h.first_id, true)
+                     AND coalesce((SELECT s.id FROM jobq._schedule AS s ORDER BY s.id LIMIT 1) >= h.first_id, true)
                 ELSE true END
 FROM jobq._here AS h

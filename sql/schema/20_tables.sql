@@ -164,8 +164,8 @@ CREATE TABLE jobq._history_31 PARTITION OF jobq._history FOR VALUES IN (31);
 
 -- Which installation is this? The sequence is dumped, the table is not: after a restore they differ, and the background duties
 -- wait for resume_after_restore(). pg_upgrade carries both. The database's oid tells a copy made with CREATE DATABASE ... TEMPLATE.
--- A restore sets the sequence last of all. Until then, and for a week, it is told by jobs that are older than the installation: job
--- ids begin with their time.
+-- A restore sets the sequence last of all. Until then, and for a week, it is told by jobs and schedules that are older than the
+-- installation: their ids begin with their time.
 CREATE SEQUENCE jobq._origin AS bigint MINVALUE 1;
 CREATE TABLE jobq._here (
     only_row boolean NOT NULL PRIMARY KEY DEFAULT true CHECK (only_row),

@@ -24,8 +24,11 @@ const WORKER: &[&str] = &[
     "heartbeat_many",
     "rescue_zombies",
 ];
+/// For roles as which pools run.
+const HANDLER: &[&str] = &["snooze", "discard"];
 /// The private functions are what the views ask.
-const READER: &[&str] = &["job", "why", "stats", "diagnose", "_workers", "_seen_at", "_lease_expires_at", "_progress"];
+const READER: &[&str] =
+    &["job", "why", "stats", "diagnose", "preview", "_workers", "_pool_workers", "_seen_at", "_lease_expires_at", "_progress"];
 const OPERATOR: &[&str] = &[
     "create_queue",
     "alter_queue",
@@ -36,14 +39,31 @@ const OPERATOR: &[&str] = &[
     "retry_failed",
     "delete",
     "purge",
+    "schedule",
+    "alter_schedule",
+    "unschedule",
+    "pause_schedule",
+    "resume_schedule",
+    "run_now",
     "resume_after_restore",
     "tick",
+    "create_handler",
+    "drop_handler",
+    "create_pool",
+    "alter_pool",
+    "drop_pool",
+    "start_pool",
+    "stop_pool",
+    "restart_pool",
+    "resize_pool",
+    "import_pg_cron",
     "grant_access",
     "revoke_access",
 ];
 /// What everybody with any access has.
 const COMMON: &[&str] = &["version"];
-const VIEWS: &[&str] = &["jobs", "running_jobs", "failed_jobs", "queues", "workers"];
+const VIEWS: &[&str] =
+    &["jobs", "running_jobs", "failed_jobs", "queues", "schedules", "workers", "handlers", "pools", "pool_workers"];
 
 /// The lists of one access, and whether it has the views.
 fn parts(access: &str) -> Result<(Vec<&'static [&'static str]>, bool), Error> {
@@ -51,8 +71,9 @@ fn parts(access: &str) -> Result<(Vec<&'static [&'static str]>, bool), Error> {
         "producer" => Ok((vec![PRODUCER], false)),
         "worker" => Ok((vec![WORKER], false)),
         "reader" => Ok((vec![READER], true)),
-        "admin" => Ok((vec![PRODUCER, WORKER, READER, OPERATOR], true)),
-        _ => Err(Error::invalid_value("access", "be producer, worker, reader or admin", access.escape_debug())),
+        "handler" => Ok((vec![HANDLER], false)),
+        "admin" => Ok((vec![PRODUCER, WORKER, READER, HANDLER, OPERATOR], true)),
+        _ => Err(Error::invalid_value("access", "be producer, worker, reader, handler or admin", access.escape_debug())),
     }
 }
 

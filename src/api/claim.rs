@@ -18,7 +18,7 @@ use crate::{settings, store};
 const WATCHFUL_MS: i64 = 10 * 60 * 1_000;
 
 /// The queues to look at, in the order given.
-fn queue_names(given: Option<&Text>) -> Result<Vec<String>, Error> {
+pub(super) fn queue_names(given: Option<&Text>) -> Result<Vec<String>, Error> {
     let Some(given) = given else { return Ok(vec![DEFAULT_QUEUE.into()]) };
     let listed: Vec<&str> = given.utf8("queue")?.split(',').collect();
     if listed.len() > QUEUES_PER_CLAIM {

@@ -17,9 +17,6 @@ use crate::store::queues::Queue;
 use std::collections::HashMap;
 use uuid::Uuid;
 
-/// How often enqueue looks again for a unique_key that is taken one moment and gone the next.
-const UNIQUE_TRIES: usize = 100;
-
 /// The arguments of one job as they came.
 struct Given {
     kind: Option<Text>,
@@ -110,35 +107,9 @@ impl Request {
     }
 }
 
-/// 53400 when the queue has no room for `more` jobs.
-fn check_depth(session: &Session, queue: &Queue, more: i64) -> Result<(), Error> {
-    let room = queue.max_depth.saturating_sub(more).saturating_add(1);
-    if queue.max_depth > 0 && (room <= 0 || store::queues::is_as_deep_as(session, queue.id, room)?) {
-        return Err(Error::QueueFull { queue: queue.name.clone(), max_depth: queue.max_depth });
-    }
-    Ok(())
-}
-
 /// Adds a job: its id, or that of the unfinished job with the same key, and whether it is new.
 fn add(session: &Session, queue: &Queue, request: &Request, id: Uuid, payload: Param) -> Result<(Uuid, bool), Error> {
-    let row = request.row(queue);
-    let Some(unique) = request.unique else {
-        check_depth(session, queue, 1)?;
-        store::enqueue::add(session, id, &row, payload)?;
-        return Ok((id, true));
-    };
-    for _ in 0..UNIQUE_TRIES {
-        if let Some(existing) = store::enqueue::by_unique_key(session, queue.id, unique)? {
-            return Ok((existing, false));
-        }
-        check_depth(session, queue, 1)?;
-        if store::enqueue::add_unique(session, id, &row, payload, unique)? {
-            return Ok((id, true));
-        }
-        // Somebody had the key a moment ago; his job is there to be found, or finished already.
-        pg::server::check_for_interrupts();
-    }
-    Err(Error::Contended)
+    store::enqueue::add_or_find(session, queue, id, &request.row(queue), payload, request.unique)
 }
 
 /// `jobq.enqueue(kind, payload, queue, priority, run_at, delay, max_attempts, timeout, unique_key, headers, options)`
@@ -214,7 +185,7 @@ pub fn enqueue_many(call: &Call) -> Outcome {
             if count == 0 {
                 return Ok(());
             }
-            check_depth(session, &queue, i64::try_from(count).unwrap_or(i64::MAX))?;
+            store::enqueue::check_depth(session, &queue, i64::try_from(count).unwrap_or(i64::MAX))?;
             if store::enqueue::add_many(session, &ids, &request.row(&queue), payloads)? != count {
                 return Err(Error::internal("not every job was added"));
             }

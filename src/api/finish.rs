@@ -35,11 +35,15 @@ fn refusal(session: &Session, id: Uuid, lease: i64, now: Timestamp) -> Result<Er
 pub fn complete(call: &Call) -> Outcome {
     let id = required(call.uuid(0), "id")?;
     let lease = required(call.bigint(1), "lease")?;
-    let result = result(call.jsonb(2))?;
+    complete_job(id, lease, result(call.jsonb(2))?)?;
+    Ok(Answer::Text(State::Completed.word().into()))
+}
+
+pub(crate) fn complete_job(id: Uuid, lease: i64, result: Option<Jsonb>) -> Result<(), Error> {
     let now = Timestamp::now();
     if !complete_directly(&[Finished { id, lease, result }], now)?.is_empty() {
         pg::leases::ends(id, lease);
-        return Ok(Answer::Text(State::Completed.word().into()));
+        return Ok(());
     }
     as_owner(|session| {
         for _ in 0..COMPLETE_TRIES {
@@ -55,7 +59,7 @@ pub fn complete(call: &Call) -> Outcome {
         Err(Error::Contended)
     })?;
     pg::leases::ends(id, lease);
-    Ok(Answer::Text(State::Completed.word().into()))
+    Ok(())
 }
 
 const COMPLETE_TRIES: usize = 10;
@@ -189,13 +193,18 @@ fn kept_error(error: Option<&Text>) -> Param {
 pub fn fail(call: &Call) -> Outcome {
     let id = required(call.uuid(0), "id")?;
     let lease = required(call.bigint(1), "lease")?;
-    let error_argument = call.text(2);
+    let error = kept_error(call.text(2).as_ref());
     let retry_in_ms = call.interval(3).map(|span| span.millis("retry_in", 0, AHEAD_MAX_MS)).transpose()?;
     let retry = call.boolean(4).unwrap_or(true);
+    let state = fail_job(id, lease, error, retry_in_ms, retry)?;
+    Ok(Answer::Text(state.word().into()))
+}
+
+/// The state after.
+pub(crate) fn fail_job(id: Uuid, lease: i64, error: Param, retry_in_ms: Option<i64>, retry: bool) -> Result<State, Error> {
     let now = Timestamp::now();
     let state = as_owner(|session| {
         let Some(held) = store::finish::hold(session, id, lease)? else { return Err(refusal(session, id, lease, now)?) };
-        let error = kept_error(error_argument.as_ref());
         let next = after_failure(held.attempt, held.max_attempts, retry, held.cancel_requested);
         match next {
             State::Cancelled => {
@@ -218,7 +227,7 @@ pub fn fail(call: &Call) -> Outcome {
         Ok(next)
     })?;
     pg::leases::ends(id, lease);
-    Ok(Answer::Text(state.word().into()))
+    Ok(state)
 }
 
 /// `jobq.release(id, lease, delay)`
@@ -226,6 +235,11 @@ pub fn release(call: &Call) -> Outcome {
     let id = required(call.uuid(0), "id")?;
     let lease = required(call.bigint(1), "lease")?;
     let delay_ms = call.interval(2).map(|span| span.millis("delay", 0, AHEAD_MAX_MS)).transpose()?;
+    Ok(Answer::Text(release_job(id, lease, delay_ms)?.word().into()))
+}
+
+/// The state after.
+pub(crate) fn release_job(id: Uuid, lease: i64, delay_ms: Option<i64>) -> Result<State, Error> {
     let now = Timestamp::now();
     let state = as_owner(|session| {
         let Some(held) = store::finish::hold(session, id, lease)? else { return Err(refusal(session, id, lease, now)?) };
@@ -244,7 +258,7 @@ pub fn release(call: &Call) -> Outcome {
         Ok(State::Pending)
     })?;
     pg::leases::ends(id, lease);
-    Ok(Answer::Text(state.word().into()))
+    Ok(state)
 }
 
 fn progress(given: Option<f64>) -> Result<Option<f64>, Error> {

@@ -8,7 +8,10 @@ pub mod finish;
 pub mod inspect;
 pub mod leases;
 pub mod operate;
+pub mod pg_cron;
+pub mod pools;
 pub mod queues;
+pub mod schedules;
 pub mod wait;
 
 use crate::clock::Timestamp;
@@ -49,6 +52,26 @@ sql_functions! {
     jobq_tick => operate::tick,
     jobq_grant_access => access::grant_access,
     jobq_revoke_access => access::revoke_access,
+    jobq_create_handler => pools::create_handler,
+    jobq_drop_handler => pools::drop_handler,
+    jobq_snooze => pools::snooze,
+    jobq_discard => pools::discard,
+    jobq_create_pool => pools::create_pool,
+    jobq_alter_pool => pools::alter_pool,
+    jobq_drop_pool => pools::drop_pool,
+    jobq_start_pool => pools::start_pool,
+    jobq_stop_pool => pools::stop_pool,
+    jobq_restart_pool => pools::restart_pool,
+    jobq_resize_pool => pools::resize_pool,
+    jobq_import_pg_cron => pg_cron::import_pg_cron,
+    jobq_pool_workers => pools::pool_workers,
+    jobq_schedule => schedules::schedule,
+    jobq_alter_schedule => schedules::alter_schedule,
+    jobq_unschedule => schedules::unschedule,
+    jobq_pause_schedule => schedules::pause_schedule,
+    jobq_resume_schedule => schedules::resume_schedule,
+    jobq_run_now => schedules::run_now,
+    jobq_preview => schedules::preview,
     jobq_job => inspect::job,
     jobq_why => inspect::why,
     jobq_stats => inspect::stats,
@@ -122,7 +145,7 @@ fn scalar_payload(argument: &'static str) -> Error {
     Error::invalid(argument, "be a JSON object or array").with_hint("A JSON string is usually a document encoded twice.")
 }
 
-fn result(document: Option<Jsonb>) -> Result<Option<Jsonb>, Error> {
+pub(crate) fn result(document: Option<Jsonb>) -> Result<Option<Jsonb>, Error> {
     document.map(|document| fits(document, "result", settings::max_payload_bytes())).transpose()
 }
 

@@ -117,6 +117,11 @@ pub fn drop_queue(call: &Call) -> Outcome {
         if unfinished > 0 && !force {
             return Err(Error::QueueInUse { queue: name.clone(), unfinished });
         }
+        if let (schedules @ 1.., first) = store::schedules::of_queue(session, &name)?
+            && !force
+        {
+            return Err(Error::QueueScheduled { queue: name.clone(), schedules, first: first.unwrap_or_default() });
+        }
         store::queues::drop(session, id, Timestamp::now(), force)
     })?;
     Ok(Answer::BigInt(dropped))

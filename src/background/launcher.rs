@@ -6,7 +6,7 @@
 use super::maintainer;
 use crate::clock::Timestamp;
 use crate::pg::process::{self, Database, bare_transaction};
-use crate::pg::{counts, leases, shmem};
+use crate::pg::{counts, leases, pools, shmem};
 use crate::settings;
 use pgrx::pg_sys;
 use std::collections::HashMap;
@@ -78,6 +78,7 @@ impl Launcher {
         shmem::keep_only(exists);
         leases::keep_only(exists);
         counts::keep_only(exists);
+        pools::keep_only(exists);
         for database in databases.iter().filter(|database| database.usable && settings::serves(&database.name)) {
             self.visit(database)?;
         }
@@ -93,7 +94,7 @@ impl Launcher {
                 visit.running = true;
                 return Ok(());
             }
-            if visit.running || maintainer::has_ticked_since(database, visit.sent_at) {
+            if visit.running || maintainer::has_served_since(database, visit.sent_at) {
                 // It has served and left: killed, or out of somebody's way. Only one that never served makes us slower.
                 visit.running = false;
                 visit.sent_at = now;

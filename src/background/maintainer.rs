@@ -1,9 +1,12 @@
 //! The maintainer: one process per database, running the duties.
 
 use super::doorbell::Doorbell;
+use super::pools::Pools;
+use super::pools::keep_leases;
 use super::proposals::Proposals;
 use super::releases::Releases;
-use super::{KNOWN_SCHEMAS, rescue, retention, tombstones};
+use super::schedules::Schedules;
+use super::{KNOWN_SCHEMAS, rescue, retention, schedules, tombstones};
 use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::pg::process::{self, Database, bare_transaction, transaction};
@@ -131,35 +134,47 @@ fn serve(database: pg_sys::Oid) -> Result<(), String> {
     let mut proposals = Proposals::default();
     let mut releases = Releases::default();
     let mut doorbell = Doorbell::default();
+    let mut pools = Pools::default();
+    let mut schedules = Schedules::default();
     let mut error_pause_ms = 0;
     let mut clock = Clock { offset: shmem::clock_offset(), served: false };
     loop {
         let outcome = clock.mind_a_step_back().and_then(|()| look(database, extension.0)).and_then(|look| match look {
             Look::Serve => {
                 clock.served = true;
+                // Before the rescue: nobody else sends heartbeats for their jobs.
+                keep_leases();
                 releases.keep_up()?;
+                schedules.keep_up(slot)?;
                 duties.iter_mut().try_for_each(Duty::run_if_due)?;
                 proposals.keep_up(slot)?;
+                pools.keep_up(slot)?;
                 doorbell.keep_up().map(|()| true)
             }
             Look::Wait => {
                 releases.rest();
+                schedules.rest(slot);
                 // What is being restored is marked by nobody.
                 blocks::mark_all();
                 counts::ask();
                 // When it is over, all at once.
                 duties.iter_mut().for_each(|duty| duty.due_at = None);
                 proposals.keep_up(slot)?;
+                pools.stand_by(slot);
                 doorbell.keep_up().map(|()| true)
             }
-            Look::Leave => Ok(false),
+            Look::Leave => {
+                pools.stand_by(slot);
+                Ok(false)
+            }
         });
         match outcome {
             Ok(false) => return Ok(()),
             Ok(true) => {
                 ticked(slot);
                 error_pause_ms = 0;
-                proposals.wait(slot, settings::tick_interval_ms().min(LOOK_MS), || releases.due_in().min(doorbell.due_in()));
+                let other = || releases.due_in().min(doorbell.due_in()).min(schedules.due_in(slot)).min(pools.due_in(slot));
+                proposals.wait(slot, settings::tick_interval_ms().min(LOOK_MS), other);
             }
             // A restore has begun while we were at it: the next look waits.
             Err(_) if matches!(transaction(c"look", super::is_original), Ok(false)) => process::wait(LOOK_MS),
@@ -241,6 +256,7 @@ fn look(database: pg_sys::Oid, extension: pg_sys::Oid) -> Result<Look, String> {
 pub fn run_once(session: &Session) -> Result<usize, Error> {
     let rescued = rescue::run(session, None, true, PASS_DEFAULT)?;
     let late = tombstones::run(session)?;
+    schedules::run_once(session)?;
     // A transaction that goes on might be reading the history, and would keep the lock on it.
     if !server::in_transaction_block() {
         retention::empty_partitions(session)?;
@@ -253,9 +269,9 @@ pub fn run_once(session: &Session) -> Result<usize, Error> {
     Ok(rescued.saturating_add(late))
 }
 
-/// Did the last one here serve after `since`?
-pub fn has_ticked_since(database: &Database, since: Timestamp) -> bool {
-    shmem::maintainer(database.oid).is_some_and(|slot| slot.ticked_at.load(SeqCst) >= since.0)
+/// Did the last one here begin to serve after `since`?
+pub fn has_served_since(database: &Database, since: Timestamp) -> bool {
+    shmem::maintainer(database.oid).is_some_and(|slot| slot.began_at.load(SeqCst) >= since.0)
 }
 
 /// Is one here now?

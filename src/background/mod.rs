@@ -4,12 +4,15 @@
 //! duties, one short transaction each, and holds none in between. `jobq.tick()` runs the same duties by hand.
 
 pub mod doorbell;
+pub mod executor;
 pub mod launcher;
 pub mod maintainer;
+pub mod pools;
 pub mod proposals;
 pub mod releases;
 pub mod rescue;
 pub mod retention;
+pub mod schedules;
 pub mod tombstones;
 
 use crate::error::Error;

@@ -1,5 +1,6 @@
 //! The duty that takes jobs from lost workers and ends overdue attempts. Also behind `jobq.rescue_zombies`.
 
+use super::pools::keep_leases;
 use crate::clock::Timestamp;
 use crate::dispatch::leases::JobKey;
 use crate::error::Error;
@@ -26,6 +27,7 @@ pub fn keep_up(session: &Session, batch: i32) -> Result<usize, Error> {
 /// Rescues and times out up to `batch` jobs: how many. `older_than_ms`: also jobs without a sign of life for that long.
 pub fn run(session: &Session, older_than_ms: Option<i64>, deadlines: bool, batch: i32) -> Result<usize, Error> {
     let search = search(older_than_ms, deadlines, batch);
+    keep_leases();
     let suspects = store::maintenance::suspects(session, &search)?;
     // With none, too: whoever may not write is to be told.
     end_zombies(session, &search, &suspects)

@@ -132,11 +132,20 @@ impl Call {
     /// Where a set-returning function puts its rows. All of them are kept before the first is read: a claim is never half done
     /// because the caller stopped fetching.
     pub fn rows(&self) -> RowSink {
+        self.sink(0)
+    }
+
+    /// The same for a function that returns a set of plain values.
+    pub fn values(&self) -> RowSink {
+        self.sink(pg_sys::MAT_SRF_USE_EXPECTED_DESC)
+    }
+
+    fn sink(&self, flags: u32) -> RowSink {
         if self.rows.get().is_null() {
             // SAFETY: fcinfo is valid; InitMaterializedSRF raises an ERROR itself when the context cannot take a set. It stores the
             // tuplestore and the descriptor, both in the per-query context, in the ReturnSetInfo that resultinfo points to.
             unsafe {
-                pg_sys::InitMaterializedSRF(self.fcinfo, 0);
+                pg_sys::InitMaterializedSRF(self.fcinfo, flags);
                 self.rows.set((*self.fcinfo).resultinfo.cast());
             }
         }
@@ -232,11 +241,11 @@ unsafe extern "C-unwind" {
 }
 
 /// What is told to the client.
-struct Raised {
-    sqlerrcode: c_int,
-    message: String,
-    detail: Option<String>,
-    hint: Option<String>,
+pub(super) struct Raised {
+    pub sqlerrcode: c_int,
+    pub message: String,
+    pub detail: Option<String>,
+    pub hint: Option<String>,
 }
 
 impl From<Error> for Raised {
@@ -299,6 +308,16 @@ fn raisable(raised: &Raised) -> *mut pg_sys::ErrorData {
 /// MAKE_SQLSTATE of utils/elog.h: six bits a character.
 fn pack_sqlstate(code: [u8; 5]) -> c_int {
     code.iter().rev().fold(0, |packed, c| packed << 6 | c_int::from(c.wrapping_sub(b'0') & 0x3f))
+}
+
+/// The same back.
+pub(super) fn unpack_sqlstate(packed: c_int) -> [u8; 5] {
+    let mut left = packed;
+    [(); 5].map(|()| {
+        let c = (left & 0x3f) as u8;
+        left >>= 6;
+        c.wrapping_add(b'0')
+    })
 }
 
 /// Exports functions to SQL: `symbol => path` makes `symbol` callable by LANGUAGE c.

@@ -49,6 +49,13 @@ impl Text {
         }
     }
 
+    /// A copy of ASCII text in the current memory context.
+    pub fn of(ascii: &str) -> Text {
+        let len = c_int::try_from(ascii.len()).unwrap_or(c_int::MAX);
+        // SAFETY: pointer and length describe one slice, which is copied.
+        Text { varlena: unsafe { pg_sys::cstring_to_text_with_len(ascii.as_ptr().cast(), len) }.cast() }
+    }
+
     /// As UTF-8, for values that must be ASCII anyway.
     pub fn utf8(&self, argument: &'static str) -> Result<&str, Error> {
         std::str::from_utf8(self.bytes()).map_err(|_| Error::BadEncoding { argument })
@@ -258,6 +265,17 @@ pub(super) fn bigint_array(values: &[i64]) -> pg_sys::Datum {
 /// A text[] in the current memory context.
 pub(super) fn text_array(values: &[Text]) -> pg_sys::Datum {
     let mut datums: Vec<pg_sys::Datum> = values.iter().map(Text::datum).collect();
+    array(&mut datums, &TEXT)
+}
+
+/// The same of Rust strings.
+pub(super) fn string_array(values: &[String]) -> pg_sys::Datum {
+    let text = |value: &String| {
+        let len = c_int::try_from(value.len()).unwrap_or(c_int::MAX);
+        // SAFETY: pointer and length describe one slice, which is copied.
+        pg_sys::Datum::from(unsafe { pg_sys::cstring_to_text_with_len(value.as_ptr().cast(), len) })
+    };
+    let mut datums: Vec<pg_sys::Datum> = values.iter().map(text).collect();
     array(&mut datums, &TEXT)
 }
 

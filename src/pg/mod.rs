@@ -4,11 +4,14 @@ pub mod blocks;
 pub mod call;
 pub mod counts;
 pub mod datum;
+pub mod define;
 pub mod doorbell;
 pub mod grant;
+pub mod handler;
 pub mod heap;
 pub mod leases;
 pub mod notes;
+pub mod pools;
 pub mod process;
 #[cfg(any(test, feature = "pg_test"))]
 pub mod quiet;

@@ -12,11 +12,24 @@ unsafe extern "C-unwind" {
     fn die(signal: c_int);
     fn SignalHandlerForConfigReload(signal: c_int);
     fn proc_exit(code: c_int) -> !;
+    fn StatementCancelHandler(signal: c_int);
     #[cfg_attr(feature = "pg18", link_name = "pqsignal_be")]
     fn pqsignal(signal: c_int, handler: unsafe extern "C-unwind" fn(c_int)) -> *mut std::ffi::c_void;
 }
 const SIGHUP: c_int = 1;
-const SIGTERM: c_int = 15;
+pub(super) const SIGINT: c_int = 2;
+pub(super) const SIGTERM: c_int = 15;
+pub(super) const SIGUSR1: c_int = if cfg!(target_os = "macos") { 30 } else { 10 };
+
+unsafe extern "C" {
+    fn kill(pid: c_int, signal: c_int) -> c_int;
+}
+
+/// Signals a process of this server. Neither allocates nor raises.
+pub(super) fn signal(pid: c_int, signal: c_int) {
+    // SAFETY: the callers know the process by a number that it takes away itself before it ends.
+    unsafe { kill(pid, signal) };
+}
 
 /// One database as pg_database describes it.
 pub struct Database {
@@ -66,6 +79,50 @@ pub fn start_maintainer(database: &Database) -> bool {
     }
 }
 
+/// A process that was asked for.
+pub struct Asked(*mut pg_sys::BackgroundWorkerHandle);
+
+impl Asked {
+    /// It has ended, or could not be started at all.
+    pub fn has_ended(&self) -> bool {
+        let mut pid = 0;
+        // SAFETY: the handle is of this process, and freed with self.
+        unsafe { pg_sys::GetBackgroundWorkerPid(self.0, &mut pid) == pg_sys::BgwHandleStatus::BGWH_STOPPED }
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        // SAFETY: RegisterDynamicBackgroundWorker made it in a memory context that lives as long as this process.
+        unsafe { pg_sys::pfree(self.0.cast()) }
+    }
+}
+
+/// Starts a worker of a pool, for its seat; None when no background worker slot is free. Its supervisor restarts it.
+pub fn start_pool_worker(pool: &str, number: i32, place: u16, ticket: u32) -> Option<Asked> {
+    let name = format!("jobq pool worker of {pool} {number}");
+    let mut worker = describe(&name, c"jobq_pool_worker_main", pg_sys::BGW_NEVER_RESTART, 0);
+    worker.bgw_main_arg = pg_sys::Datum::from((u64::from(place) << 32 | u64::from(ticket)) as usize);
+    let mut handle = std::ptr::null_mut();
+    // SAFETY: the struct is copied. The handle outlives the transaction, so it is made in memory that does.
+    let started = unsafe {
+        worker.bgw_notify_pid = pg_sys::MyProcPid;
+        let before = pg_sys::CurrentMemoryContext;
+        pg_sys::CurrentMemoryContext = pg_sys::TopMemoryContext;
+        let started = pg_sys::RegisterDynamicBackgroundWorker(&mut worker, &mut handle);
+        pg_sys::CurrentMemoryContext = before;
+        started
+    };
+    // Not then_some: without a process there is no handle to be dropped.
+    started.then(|| Asked(handle))
+}
+
+/// What `start_pool_worker` has told a process: its place and ticket.
+pub fn place_and_ticket(argument: pg_sys::Datum) -> (usize, u32) {
+    let argument = argument.value() as u64;
+    ((argument >> 32) as usize, argument as u32)
+}
+
 /// Takes up the signals every server process answers to. SIGTERM is the server's own `die`: it also ends a lock wait, a long
 /// statement and a wait for a synchronous standby.
 pub fn listen_to_signals() {
@@ -75,6 +132,13 @@ pub fn listen_to_signals() {
         pqsignal(SIGTERM, die);
         pg_sys::BackgroundWorkerUnblockSignals();
     }
+}
+
+/// The same, and SIGINT, which cancels what the process is doing.
+pub fn listen_to_cancels() {
+    // SAFETY: as in listen_to_signals.
+    unsafe { pqsignal(SIGINT, StatementCancelHandler) };
+    listen_to_signals();
 }
 
 /// Whatever somebody set for the server, a database or a role: our transactions are short, see what is committed, may write, and
@@ -90,17 +154,12 @@ fn use_our_own_settings() {
         #[cfg(any(feature = "pg17", feature = "pg18"))]
         (c"transaction_timeout", c"0"),
     ];
-    for (name, value) in settings {
-        // SAFETY: static strings; the source outranks every other.
-        unsafe {
-            pg_sys::SetConfigOption(
-                name.as_ptr(),
-                value.as_ptr(),
-                pg_sys::GucContext::PGC_SUSET,
-                pg_sys::GucSource::PGC_S_OVERRIDE,
-            );
-        }
-    }
+    settings.into_iter().for_each(|(name, value)| set(name, value, pg_sys::GucSource::PGC_S_OVERRIDE));
+}
+
+pub(super) fn set(name: &CStr, value: &CStr, source: pg_sys::GucSource::Type) {
+    // SAFETY: zero-terminated strings.
+    unsafe { pg_sys::SetConfigOption(name.as_ptr(), value.as_ptr(), pg_sys::GucContext::PGC_SUSET, source) }
 }
 
 /// Connects without a database: shared catalogs only.
@@ -115,6 +174,23 @@ pub fn connect(database: pg_sys::Oid) {
     // SAFETY: called once, at the start of a background worker.
     unsafe { pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0) }
     use_our_own_settings();
+}
+
+/// Connects to a database as a role, as if it had logged in. Its settings are those of a session, but for those without which no job
+/// can be claimed or finished.
+pub fn connect_as(database: u32, role: u32) {
+    // SAFETY: called once, at the start of a background worker.
+    unsafe { pg_sys::BackgroundWorkerInitializeConnectionByOid(pg_sys::Oid::from(database), pg_sys::Oid::from(role), 0) }
+    for (name, value) in [
+        (c"default_transaction_isolation", c"read committed"),
+        (c"default_transaction_read_only", c"off"),
+        (c"default_transaction_deferrable", c"off"),
+        #[cfg(any(feature = "pg17", feature = "pg18"))]
+        (c"transaction_timeout", c"0"),
+    ] {
+        // RESET in a job comes back to this.
+        set(name, value, pg_sys::GucSource::PGC_S_OVERRIDE);
+    }
 }
 
 /// Calls `cleanup` when this process ends, however it ends short of a crash.
@@ -142,6 +218,11 @@ pub(super) fn sleep_on_latch(milliseconds: i64) {
 /// The same; then reloads the configuration if asked to.
 pub fn wait(milliseconds: i64) {
     sleep_on_latch(milliseconds);
+    reload_if_asked();
+}
+
+/// Between transactions.
+pub fn reload_if_asked() {
     // SAFETY: flags of this process, set by its signal handler.
     unsafe {
         if std::ptr::read_volatile(&raw const pg_sys::ConfigReloadPending) != 0 {
@@ -267,7 +348,7 @@ pub fn exit(code: c_int) -> ! {
 
 /// Keeps DROP EXTENSION, which locks the extension before any of its tables, waiting for the end of this transaction: locking the
 /// tables in another order than it does could be a deadlock, with the DROP as its victim.
-fn hold_extension() -> bool {
+pub fn hold_extension() -> bool {
     let Some(oid) = extension() else { return false };
     // SAFETY: a heavyweight lock, released at the end of the transaction.
     unsafe { pg_sys::LockDatabaseObject(pg_sys::ExtensionRelationId, oid, 0, pg_sys::AccessShareLock as pg_sys::LOCKMODE) };

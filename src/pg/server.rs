@@ -1,5 +1,6 @@
 //! Small facts about the server and this session.
 
+use crate::clock::Timestamp;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_sys};
 use std::ffi::{CStr, CString, c_char, c_void};
 
@@ -89,6 +90,19 @@ pub fn binary_upgrade() -> bool {
     unsafe { pg_sys::IsBinaryUpgrade }
 }
 
+/// Was the postmaster asked to shut down? It says so in its lock file (utils/pidfile.h) before it ends the other processes.
+pub fn is_stopping() -> bool {
+    const STATUS_LINE: usize = 8;
+    let told = std::fs::read_to_string("postmaster.pid").unwrap_or_default();
+    told.lines().nth(STATUS_LINE - 1).is_some_and(|status| status.trim() == "stopping")
+}
+
+/// Can the database keep any character?
+pub fn keeps_unicode() -> bool {
+    // SAFETY: reads a setting of this backend.
+    unsafe { pg_sys::GetDatabaseEncoding() == pg_sys::pg_enc::PG_UTF8 as i32 }
+}
+
 pub fn in_recovery() -> bool {
     // SAFETY: reads shared state the server keeps for this purpose.
     unsafe { pg_sys::RecoveryInProgress() }
@@ -98,6 +112,26 @@ pub fn in_recovery() -> bool {
 pub fn started_at_micros() -> i64 {
     // SAFETY: set once by the postmaster.
     unsafe { pg_sys::PgStartTime }
+}
+
+/// The same as a time.
+pub fn started_at() -> Timestamp {
+    Timestamp(started_at_micros())
+}
+
+/// The user as whom the session runs now.
+pub fn current_user() -> pg_sys::Oid {
+    // SAFETY: a variable of this process.
+    unsafe { pg_sys::GetUserId() }
+}
+
+/// None when there is no role with this oid.
+pub fn role_name(role: pg_sys::Oid) -> Option<String> {
+    // SAFETY: a catalog look-up; returns a palloc'd string or null.
+    unsafe {
+        let name = pg_sys::GetUserNameFromId(role, true);
+        (!name.is_null()).then(|| CStr::from_ptr(name).to_string_lossy().into_owned())
+    }
 }
 
 /// Does each statement of this transaction see what was committed before it?

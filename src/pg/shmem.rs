@@ -5,7 +5,7 @@
 use super::blocks::Marks;
 use super::counts::Requests;
 use super::doorbell::Bells;
-use super::{counts, leases, server, stripes};
+use super::{counts, leases, pools, process, server, stripes};
 use pgrx::pg_sys;
 use std::sync::atomic::{AtomicI32, AtomicI64, AtomicPtr, AtomicU32, Ordering::SeqCst};
 
@@ -18,8 +18,14 @@ pub struct Maintainer {
     pub pid: AtomicI32,
     /// Wall clock at the end of the last tick; 0: none yet.
     pub ticked_at: AtomicI64,
+    /// Wall clock when the last one began to serve.
+    pub began_at: AtomicI64,
     /// Counts requests to sweep at once.
     pub sweeps_wanted: AtomicU32,
+    /// Counts what may be news to the supervisor of the pools.
+    pub pool_news: AtomicU32,
+    /// Counts transactions that changed schedules.
+    pub schedules_changed: AtomicU32,
     /// The latch it sleeps on; null: none.
     latch: AtomicPtr<pg_sys::Latch>,
 }
@@ -38,6 +44,8 @@ struct Shared {
     looks_wanted: AtomicU32,
     /// Counts cancellations of running jobs.
     cancels: AtomicU32,
+    /// Counts changes of handlers.
+    handlers: AtomicU32,
     /// Times that a session found jobs it had been waiting for without having been woken.
     unwoken: AtomicI64,
     maintainers: [Maintainer; MAINTAINERS],
@@ -83,6 +91,7 @@ unsafe extern "C-unwind" fn on_request() {
     stripes::request();
     leases::request();
     counts::request();
+    pools::request();
 }
 
 #[pgrx::pg_guard]
@@ -103,6 +112,7 @@ unsafe extern "C-unwind" fn on_startup() {
     stripes::startup();
     leases::startup();
     counts::startup();
+    pools::startup();
     if let Some(shared) = shared() {
         let now = server::wall_clock_micros();
         shared.clean_start.store(FIRST_START_IS_CLEAN.swap(0, SeqCst), SeqCst);
@@ -158,20 +168,15 @@ pub fn launcher_started() {
     }
 }
 
-unsafe extern "C" {
-    fn kill(pid: i32, signal: i32) -> i32;
-}
-const SIGUSR1: i32 = if cfg!(target_os = "macos") { 30 } else { 10 };
-
 /// Neither allocates nor raises: called after commit.
 pub fn ask_for_a_look_at_databases() {
     if let Some(shared) = shared() {
         shared.looks_wanted.fetch_add(1, SeqCst);
         let pid = shared.launcher_pid.load(SeqCst);
         if pid > 0 {
-            // SAFETY: SIGUSR1 makes a Postgres process look at its latch. The launcher clears its pid when it exits; a process
-            // that reused the number within that instant gets a signal every Postgres process ignores but for a wake-up.
-            unsafe { kill(pid, SIGUSR1) };
+            // SIGUSR1 makes a Postgres process look at its latch. The launcher clears its pid when it exits; a process that reused
+            // the number within that instant gets a signal every Postgres process ignores but for a wake-up.
+            process::signal(pid, process::SIGUSR1);
         }
     }
 }
@@ -230,6 +235,7 @@ pub fn become_maintainer(database: pg_sys::Oid) -> Option<&'static Maintainer> {
         slot.pid.store(me, SeqCst);
         slot
     };
+    slot.began_at.store(server::wall_clock_micros(), SeqCst);
     // What was marked before is not known to be all.
     marks(database)?.set_all();
     requests(database.to_u32())?.ask();
@@ -258,6 +264,20 @@ pub fn cancels() -> u32 {
 pub(super) fn count_cancel() {
     if let Some(shared) = shared() {
         shared.cancels.fetch_add(1, SeqCst);
+        // Workers of pools are to be told.
+        wake_maintainer(server::database_oid().to_u32());
+    }
+}
+
+/// Changes of handlers so far.
+pub fn handlers() -> u32 {
+    shared().map_or(0, |shared| shared.handlers.load(SeqCst))
+}
+
+/// Neither allocates nor raises.
+pub(super) fn count_handlers() {
+    if let Some(shared) = shared() {
+        shared.handlers.fetch_add(1, SeqCst);
     }
 }
 
@@ -275,6 +295,22 @@ pub fn unwoken() -> i64 {
 pub(super) fn ask_for_a_sweep() {
     if let Some(slot) = maintainer(server::database_oid()) {
         slot.sweeps_wanted.fetch_add(1, SeqCst);
+        wake_maintainer(slot.database.load(SeqCst));
+    }
+}
+
+/// The supervisor of a database's pools is to look at them. Neither allocates nor raises.
+pub(super) fn look_at_pools(database: u32) {
+    for slot in shared().iter().flat_map(|shared| &shared.maintainers).filter(|slot| slot.database.load(SeqCst) == database) {
+        slot.pool_news.fetch_add(1, SeqCst);
+    }
+    wake_maintainer(database);
+}
+
+/// The schedules of this database have changed. Neither allocates nor raises.
+pub(super) fn tell_of_schedules() {
+    if let Some(slot) = maintainer(server::database_oid()) {
+        slot.schedules_changed.fetch_add(1, SeqCst);
         wake_maintainer(slot.database.load(SeqCst));
     }
 }

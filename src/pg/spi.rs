@@ -2,6 +2,7 @@
 
 use super::call::RowSink;
 use super::datum::{self, Interval, Jsonb, Text};
+use super::handler::Parcel;
 use super::switch::with_settings;
 use crate::clock::Timestamp;
 use crate::error::Error;
@@ -147,6 +148,18 @@ impl Param {
         self.0
     }
 
+    /// What is told to people, at most so many bytes of it; in databases that are not in UTF-8 nothing but ASCII.
+    pub fn told(text: &str, limit: usize) -> Param {
+        // SAFETY: reads a setting of this backend.
+        let is_utf8 = unsafe { pg_sys::GetDatabaseEncoding() } == pg_sys::pg_enc::PG_UTF8 as c_int;
+        let end = (0..=limit.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+        let text = text.get(..end).unwrap_or_default();
+        if is_utf8 || text.is_ascii() {
+            return Param::from(text);
+        }
+        Param::from(text.replace(|c: char| !c.is_ascii(), "?").as_str())
+    }
+
     /// Text from bytes in the database's encoding.
     pub fn bytes(bytes: &[u8]) -> Param {
         let len = c_int::try_from(bytes.len()).unwrap_or(c_int::MAX);
@@ -230,6 +243,11 @@ impl From<&[Text]> for Param {
         Param(Some(datum::text_array(value)))
     }
 }
+impl From<&[String]> for Param {
+    fn from(value: &[String]) -> Self {
+        Param(Some(datum::string_array(value)))
+    }
+}
 impl<T: Into<Param>> From<Option<T>> for Param {
     fn from(value: Option<T>) -> Self {
         value.map_or(Param::NULL, Into::into)
@@ -249,6 +267,11 @@ pub(super) fn connected<T>(body: impl FnOnce(&Session) -> Result<T, Error>) -> R
     // SAFETY: connected above; every Rows borrowed the session and is gone.
     unsafe { pg_sys::SPI_finish() };
     outcome
+}
+
+/// Runs `body` with the rights of the caller, connected to SPI.
+pub fn as_caller<T>(body: impl FnOnce(&Session) -> Result<T, Error>) -> Result<T, Error> {
+    connected(body)
 }
 
 /// Connects to SPI for the time of `body`, which may commit. Only in a procedure that was not called inside a transaction block.
@@ -418,6 +441,16 @@ impl Rows<'_> {
     pub fn uuid(&self, row: usize, column: c_int) -> Option<Uuid> {
         // SAFETY: the statements of sql/queries return uuid in this column.
         self.datum(row, column).map(|datum| unsafe { datum::uuid(datum) })
+    }
+
+    pub fn oid(&self, row: usize, column: c_int) -> Option<pg_sys::Oid> {
+        self.datum(row, column).map(|datum| pg_sys::Oid::from(datum.value() as u32))
+    }
+
+    /// A composite value, kept beyond the transaction.
+    pub fn parcel(&self, row: usize, column: c_int) -> Option<Parcel> {
+        // SAFETY: the statements of sql/queries return a composite value in this column.
+        self.datum(row, column).map(|datum| unsafe { Parcel::of(datum) })
     }
 
     pub fn interval(&self, row: usize, column: c_int) -> Option<Span> {

@@ -25,6 +25,8 @@ const TRANCHE: &CStr = c"jobq";
 pub(super) const LEASE_LOCKS: usize = 8;
 /// Locks of super::counts, too.
 pub(super) const COUNT_LOCKS: usize = 8;
+/// And the one of super::pools.
+const POOL_LOCKS: usize = 1;
 
 #[repr(C, align(128))]
 struct Head {
@@ -86,7 +88,7 @@ pub(super) fn request() {
     // SAFETY: called from shmem_request_hook.
     unsafe {
         pg_sys::RequestAddinShmemSpace(bytes());
-        pg_sys::RequestNamedLWLockTranche(TRANCHE.as_ptr(), (STRIPES + LEASE_LOCKS + COUNT_LOCKS) as i32);
+        pg_sys::RequestNamedLWLockTranche(TRANCHE.as_ptr(), (STRIPES + LEASE_LOCKS + COUNT_LOCKS + POOL_LOCKS) as i32);
     }
 }
 
@@ -130,6 +132,15 @@ pub(super) unsafe fn lease_lock(n: usize) -> *mut pg_sys::LWLock {
 pub(super) unsafe fn count_lock(n: usize) -> *mut pg_sys::LWLock {
     // SAFETY: the tranche has so many locks.
     unsafe { lock(STRIPES.saturating_add(LEASE_LOCKS).saturating_add(n)) }
+}
+
+/// The lock of the pools' seats.
+///
+/// # Safety
+/// The memory is attached.
+pub(super) unsafe fn pool_lock() -> *mut pg_sys::LWLock {
+    // SAFETY: the last of the tranche.
+    unsafe { lock(STRIPES.saturating_add(LEASE_LOCKS).saturating_add(COUNT_LOCKS)) }
 }
 
 /// # Safety

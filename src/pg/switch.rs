@@ -29,6 +29,11 @@ pub fn as_owner<T>(body: impl FnOnce(&Session) -> Result<T, Error>) -> Result<T,
     }
 }
 
+/// Runs `body`, which may not wait long for a lock: 55P03.
+pub fn without_long_waits<T>(body: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    with_settings(&[(c"lock_timeout", c"200ms")], body)
+}
+
 /// Runs `body` with some settings changed.
 pub(super) fn with_settings<T>(settings: &[Setting], body: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     // SAFETY: the settings made at the new level are popped here, or by the abort of the (sub)transaction.

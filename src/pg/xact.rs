@@ -6,7 +6,7 @@
 //! is pending again and its lease is refused. It commits as with synchronous_commit = off. Any other write, before or after the
 //! claim, moves the end of this backend's WAL, and then the transaction commits as the caller has asked.
 
-use super::{counts, leases, notes, roster, shmem, switch, waiting};
+use super::{counts, leases, notes, pools, roster, server, shmem, switch, waiting};
 use pgrx::pg_sys;
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
@@ -17,12 +17,24 @@ struct Transaction {
     claim_end: Cell<u64>,
     /// Tell the launcher at commit that the extension was installed.
     announce: Cell<bool>,
+    /// Tell the maintainer at commit that the schedules are others.
+    reschedule: Cell<bool>,
+    /// Tell the supervisor of the pools at commit that they were changed.
+    pools_changed: Cell<bool>,
+    /// And their workers that handlers were.
+    handlers_changed: Cell<bool>,
 }
 
 // SAFETY: a backend runs on one thread.
 unsafe impl Sync for Transaction {}
 
-static OPEN: Transaction = Transaction { claim_end: Cell::new(0), announce: Cell::new(false) };
+static OPEN: Transaction = Transaction {
+    claim_end: Cell::new(0),
+    announce: Cell::new(false),
+    reschedule: Cell::new(false),
+    pools_changed: Cell::new(false),
+    handlers_changed: Cell::new(false),
+};
 
 /// Registers the callbacks; once per process, from _PG_init.
 pub fn register() {
@@ -71,6 +83,28 @@ pub fn announce_at_commit() {
     OPEN.announce.set(true);
 }
 
+/// Has the maintainer look, once this transaction has committed, when the next schedule is due.
+pub fn reschedule_at_commit() {
+    OPEN.reschedule.set(true);
+}
+
+/// After a claim that must not be lost: a handler may crash the server, and that has to be counted.
+pub fn commit_for_the_disk() {
+    OPEN.claim_end.set(0);
+    // SAFETY: sets a flag of the open transaction. synchronous_commit = off does not count then.
+    unsafe { pg_sys::ForceSyncCommit() }
+}
+
+/// Has the supervisor of this database's pools look at them once this transaction has committed.
+pub fn pools_change() {
+    OPEN.pools_changed.set(true);
+}
+
+/// Has the workers of pools look at the handlers once this transaction has committed.
+pub fn handlers_change() {
+    OPEN.handlers_changed.set(true);
+}
+
 /// For what must neither allocate nor raise. Test builds watch it.
 #[cfg(not(any(test, feature = "pg_test")))]
 fn quietly(body: impl FnOnce()) {
@@ -107,10 +141,20 @@ unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _: *mut c_voi
             if OPEN.announce.replace(false) {
                 shmem::ask_for_a_look_at_databases();
             }
+            if OPEN.reschedule.replace(false) {
+                shmem::tell_of_schedules();
+            }
+            if OPEN.handlers_changed.replace(false) {
+                shmem::count_handlers();
+                pools::wake_all();
+            }
+            if OPEN.pools_changed.replace(false) {
+                shmem::look_at_pools(server::database_oid().to_u32());
+            }
         }),
         pg_sys::XactEvent::XACT_EVENT_ABORT => quietly(|| {
             OPEN.claim_end.set(0);
-            OPEN.announce.set(false);
+            forget_news();
             waiting::leave();
             leases::transaction_ends(false);
             counts::transaction_ends(false);
@@ -119,7 +163,8 @@ unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _: *mut c_voi
         }),
         pg_sys::XactEvent::XACT_EVENT_PREPARE => quietly(|| {
             OPEN.claim_end.set(0);
-            OPEN.announce.set(false);
+            // COMMIT PREPARED tells nobody: what was changed is noticed at the next look.
+            forget_news();
             leases::transaction_is_prepared();
             counts::transaction_is_prepared();
             roster::transaction_is_prepared();
@@ -127,6 +172,13 @@ unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _: *mut c_voi
         }),
         _ => {}
     }
+}
+
+fn forget_news() {
+    OPEN.announce.set(false);
+    OPEN.reschedule.set(false);
+    OPEN.pools_changed.set(false);
+    OPEN.handlers_changed.set(false);
 }
 
 /// The rows that a subtransaction had locked are free again when it is undone.

@@ -41,5 +41,19 @@ pub const PASS_DEFAULT: i32 = 1_000;
 /// Jobs one purge takes unless told otherwise, and the most it takes.
 pub const PURGE_DEFAULT: i32 = 10_000;
 pub const PURGE_MAX: i32 = 1_000_000;
+/// Text of a schedule's cron expression.
+pub const CRON_BYTES: usize = 256;
+/// A schedule's interval, in seconds: longer is a date.
+pub const EVERY_MAX_S: i64 = 366 * 86_400;
+/// `jitter` of a schedule.
+pub const JITTER_MAX_MS: i64 = 60 * 60 * 1_000;
+/// A tick that is later than this was missed. A restart of the server, or of the maintainer, is shorter.
+pub const LATE_MS: i64 = 60_000;
+/// `catch_up_max` of a schedule, and its default.
+pub const CATCH_UP_MAX: i32 = 10_000;
+pub const CATCH_UP_DEFAULT: i32 = 100;
+/// Runs that preview shows unless told otherwise, and the most it shows.
+pub const PREVIEW_DEFAULT: i32 = 10;
+pub const PREVIEW_MAX: i32 = 1_000;
 
 pub const DAY_MS: i64 = 24 * 60 * 60 * 1_000;

@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::pg::call::RowSink;
 use crate::pg::datum::{Jsonb, Text};
 use crate::pg::spi::{Param, Rows, Session};
-use crate::pg::{blocks, leases, notes, stripes};
+use crate::pg::{blocks, leases, notes, server, stripes};
 use uuid::Uuid;
 
 /// What a new job's row holds besides its id and payload.
@@ -87,6 +87,45 @@ pub fn by_unique_key(session: &Session, queue: i32, unique: UniqueKey) -> Result
     statement!(FIND_PENDING, "pending_by_unique_key", [Int, Text]);
     let statement = if unique.while_pending { &FIND_PENDING } else { &FIND };
     Ok(session.run(statement, &[queue.into(), unique.key.into()])?.uuid(0, 1))
+}
+
+/// 53400 when the queue has no room for `more` jobs.
+pub fn check_depth(session: &Session, queue: &Queue, more: i64) -> Result<(), Error> {
+    let room = queue.max_depth.saturating_sub(more).saturating_add(1);
+    if queue.max_depth > 0 && (room <= 0 || super::queues::is_as_deep_as(session, queue.id, room)?) {
+        return Err(Error::QueueFull { queue: queue.name.clone(), max_depth: queue.max_depth });
+    }
+    Ok(())
+}
+
+/// Adds a job: its id, or that of the unfinished job with the same key, and whether it is new.
+pub fn add_or_find(
+    session: &Session,
+    queue: &Queue,
+    id: Uuid,
+    job: &NewJob<'_>,
+    payload: Param,
+    unique: Option<UniqueKey>,
+) -> Result<(Uuid, bool), Error> {
+    /// How often to look again for a key that is taken one moment and gone the next.
+    const TRIES: usize = 100;
+    let Some(unique) = unique else {
+        check_depth(session, queue, 1)?;
+        add(session, id, job, payload)?;
+        return Ok((id, true));
+    };
+    for _ in 0..TRIES {
+        if let Some(existing) = by_unique_key(session, queue.id, unique)? {
+            return Ok((existing, false));
+        }
+        check_depth(session, queue, 1)?;
+        if add_unique(session, id, job, payload, unique)? {
+            return Ok((id, true));
+        }
+        // Somebody had the key a moment ago; his job is there to be found, or finished already.
+        server::check_for_interrupts();
+    }
+    Err(Error::Contended)
 }
 
 /// `ids` and the elements of `payloads` are of the same number.

@@ -9,7 +9,10 @@ pub mod finish;
 pub mod inspect;
 pub mod maintenance;
 pub mod operate;
+pub mod pg_cron;
+pub mod pools;
 pub mod queues;
+pub mod schedules;
 
 /// Declares the cached statement of a file in sql/queries; planned by index unless it says Free.
 macro_rules! statement {

@@ -1,27 +1,29 @@
--- Who may do what: four kinds of access and none, every function and every relation.
+-- Who may do what: five kinds of access and none, every function and every relation.
 \getenv here PG_ABS_SRCDIR
 \set prepare :here '/sql/prepare.inc'
 \i :prepare
 SET client_min_messages = error;
-DROP ROLE IF EXISTS regress_jobq_producer, regress_jobq_worker, regress_jobq_reader, regress_jobq_admin, regress_jobq_none, "regress_jobq o'x""y x";
+DROP ROLE IF EXISTS regress_jobq_producer, regress_jobq_worker, regress_jobq_reader, regress_jobq_handler, regress_jobq_admin, regress_jobq_none, "regress_jobq o'x""y x";
 SET client_min_messages = warning;
 CREATE ROLE regress_jobq_producer;
 CREATE ROLE regress_jobq_worker;
 CREATE ROLE regress_jobq_reader;
+CREATE ROLE regress_jobq_handler;
 CREATE ROLE regress_jobq_admin;
 CREATE ROLE regress_jobq_none;
 
 -- true when something changed.
-SELECT jobq.grant_access('regress_jobq_producer', 'producer'), jobq.grant_access('regress_jobq_worker', 'worker'), jobq.grant_access('regress_jobq_reader', 'reader'), jobq.grant_access('regress_jobq_admin', 'admin');
-SELECT jobq.grant_access('regress_jobq_producer', 'producer'), jobq.grant_access('regress_jobq_worker', 'worker'), jobq.grant_access('regress_jobq_reader', 'reader'), jobq.grant_access('regress_jobq_admin', 'admin');
+SELECT jobq.grant_access('regress_jobq_producer', 'producer'), jobq.grant_access('regress_jobq_worker', 'worker'), jobq.grant_access('regress_jobq_reader', 'reader'), jobq.grant_access('regress_jobq_handler', 'handler'), jobq.grant_access('regress_jobq_admin', 'admin');
+SELECT jobq.grant_access('regress_jobq_producer', 'producer'), jobq.grant_access('regress_jobq_worker', 'worker'), jobq.grant_access('regress_jobq_reader', 'reader'), jobq.grant_access('regress_jobq_handler', 'handler'), jobq.grant_access('regress_jobq_admin', 'admin');
 
 -- The matrix: what each access is for, as the contract groups it. (admin is all of it.)
 CREATE TABLE t.meant (access text, function text);
 INSERT INTO t.meant SELECT 'producer', f FROM unnest('{enqueue,enqueue_many,enqueue_jobs,cancel,reschedule}'::text[]) AS f;
 INSERT INTO t.meant SELECT 'worker', f FROM unnest('{claim,claim_wait,complete_and_claim,complete,complete_many,fail,release,heartbeat,heartbeat_many,rescue_zombies}'::text[]) AS f;
-INSERT INTO t.meant SELECT 'reader', f FROM unnest('{job,why,stats,diagnose,_workers,_seen_at,_lease_expires_at,_progress}'::text[]) AS f;
-INSERT INTO t.meant SELECT access, 'version' FROM unnest('{producer,worker,reader}'::text[]) AS access;
-INSERT INTO t.meant SELECT 'admin', p.proname FROM pg_proc AS p WHERE p.pronamespace = 'jobq'::regnamespace AND (p.proname !~ '^_' OR p.proname IN ('_workers', '_seen_at', '_lease_expires_at', '_progress'));
+INSERT INTO t.meant SELECT 'reader', f FROM unnest('{job,why,stats,diagnose,preview,_workers,_pool_workers,_seen_at,_lease_expires_at,_progress}'::text[]) AS f;
+INSERT INTO t.meant SELECT 'handler', f FROM unnest('{snooze,discard}'::text[]) AS f;
+INSERT INTO t.meant SELECT access, 'version' FROM unnest('{producer,worker,reader,handler}'::text[]) AS access;
+INSERT INTO t.meant SELECT 'admin', p.proname FROM pg_proc AS p WHERE p.pronamespace = 'jobq'::regnamespace AND (p.proname !~ '^_' OR p.proname IN ('_workers', '_pool_workers', '_seen_at', '_lease_expires_at', '_progress'));
 -- What really happens: each function is called with a NULL for every argument, by each role; anything but 42501 got past the door.
 CREATE VIEW t.call AS
 SELECT p.proname::text AS function, p.oid,
@@ -40,6 +42,7 @@ $$;
 SET ROLE regress_jobq_producer; SELECT t.try_all('producer') > 30 AS tried; RESET ROLE;
 SET ROLE regress_jobq_worker; SELECT t.try_all('worker') > 30 AS tried; RESET ROLE;
 SET ROLE regress_jobq_reader; SELECT t.try_all('reader') > 30 AS tried; RESET ROLE;
+SET ROLE regress_jobq_handler; SELECT t.try_all('handler') > 30 AS tried; RESET ROLE;
 SET ROLE regress_jobq_admin; SELECT t.try_all('admin') > 30 AS tried; RESET ROLE;
 SET ROLE regress_jobq_none; SELECT t.try_all('none') > 30 AS tried; RESET ROLE;
 SELECT access, count(*) FILTER (WHERE outcome <> '42501') AS allowed, count(*) FILTER (WHERE outcome = '42501') AS denied FROM t.happened GROUP BY access ORDER BY access;
@@ -53,14 +56,14 @@ WHERE has_function_privilege('regress_jobq_' || h.access, c.oid, 'EXECUTE') <> (
 
 -- Relations: views for readers and admins, tables for nobody, and nothing but SELECT.
 SELECT r.role, c.relname, p.privilege
-FROM unnest('{producer,worker,reader,admin,none}'::text[]) AS r (role), pg_class AS c, unnest('{SELECT,INSERT,UPDATE,DELETE,TRUNCATE,REFERENCES,TRIGGER}'::text[]) AS p (privilege)
+FROM unnest('{producer,worker,reader,handler,admin,none}'::text[]) AS r (role), pg_class AS c, unnest('{SELECT,INSERT,UPDATE,DELETE,TRUNCATE,REFERENCES,TRIGGER}'::text[]) AS p (privilege)
 WHERE c.relnamespace = 'jobq'::regnamespace AND c.relkind IN ('r', 'p', 'v') AND has_schema_privilege('regress_jobq_' || r.role, 'jobq', 'USAGE')
   AND (has_table_privilege('regress_jobq_' || r.role, c.oid, p.privilege) OR p.privilege IN ('SELECT', 'INSERT', 'UPDATE', 'REFERENCES') AND has_any_column_privilege('regress_jobq_' || r.role, c.oid, p.privilege))
 ORDER BY 1, 2, 3;
-SELECT r.role, c.relname FROM unnest('{producer,worker,reader,admin,none}'::text[]) AS r (role), pg_class AS c
+SELECT r.role, c.relname FROM unnest('{producer,worker,reader,handler,admin,none}'::text[]) AS r (role), pg_class AS c
 WHERE c.relnamespace = 'jobq'::regnamespace AND c.relkind = 'S' AND has_sequence_privilege('regress_jobq_' || r.role, c.oid, 'USAGE, SELECT, UPDATE');
 SELECT r.role, has_schema_privilege('regress_jobq_' || r.role, 'jobq', 'USAGE') AS usage, has_schema_privilege('regress_jobq_' || r.role, 'jobq', 'CREATE') AS "create"
-FROM unnest('{producer,worker,reader,admin,none}'::text[]) AS r (role);
+FROM unnest('{producer,worker,reader,handler,admin,none}'::text[]) AS r (role);
 SET ROLE regress_jobq_admin;
 SELECT lease FROM jobq._job;
 UPDATE jobq._job SET state = 'p';
@@ -164,8 +167,8 @@ RESET statement_timeout;
 SELECT t.seen('slow');
 
 -- revoke_access: true when something changed; afterwards nothing is left.
-SELECT jobq.revoke_access('regress_jobq_producer', 'producer'), jobq.revoke_access('regress_jobq_worker', 'worker'), jobq.revoke_access('regress_jobq_reader', 'reader'), jobq.revoke_access('regress_jobq_admin', 'admin');
-SELECT jobq.revoke_access('regress_jobq_producer', 'producer'), jobq.revoke_access('regress_jobq_worker', 'worker'), jobq.revoke_access('regress_jobq_reader', 'reader'), jobq.revoke_access('regress_jobq_admin', 'admin');
+SELECT jobq.revoke_access('regress_jobq_producer', 'producer'), jobq.revoke_access('regress_jobq_worker', 'worker'), jobq.revoke_access('regress_jobq_reader', 'reader'), jobq.revoke_access('regress_jobq_handler', 'handler'), jobq.revoke_access('regress_jobq_admin', 'admin');
+SELECT jobq.revoke_access('regress_jobq_producer', 'producer'), jobq.revoke_access('regress_jobq_worker', 'worker'), jobq.revoke_access('regress_jobq_reader', 'reader'), jobq.revoke_access('regress_jobq_handler', 'handler'), jobq.revoke_access('regress_jobq_admin', 'admin');
 SELECT c.relname, c.relacl FROM pg_class AS c WHERE c.relnamespace = 'jobq'::regnamespace AND c.relacl::text LIKE '%regress\_jobq%'
 UNION ALL SELECT p.proname, p.proacl FROM pg_proc AS p WHERE p.pronamespace = 'jobq'::regnamespace AND p.proacl::text LIKE '%regress\_jobq%'
 UNION ALL SELECT n.nspname, n.nspacl FROM pg_namespace AS n WHERE n.nspname = 'jobq' AND n.nspacl::text LIKE '%regress\_jobq%';
@@ -223,5 +226,6 @@ SELECT t.seen('orphan'), t.take(kinds => '{orphan}');
 DROP ROLE regress_jobq_producer;
 DROP ROLE regress_jobq_worker;
 DROP ROLE regress_jobq_reader;
+DROP ROLE regress_jobq_handler;
 DROP ROLE regress_jobq_admin;
 SELECT t.unsound();

@@ -1,0 +1,1 @@
+DELETE FROM jobq._handler AS h WHERE h.kind = $1

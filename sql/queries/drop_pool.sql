@@ -1,0 +1,1 @@
+DELETE FROM jobq._pool AS p WHERE p.id = $1

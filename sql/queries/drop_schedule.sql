@@ -1,0 +1,1 @@
+DELETE FROM jobq._schedule AS s WHERE s.name = $1

@@ -1,0 +1,1 @@
+UPDATE jobq._pool AS p SET stopped = true WHERE p.id = $1
